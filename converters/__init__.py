@@ -1,0 +1,1 @@
+"""Weights of the published PyTorch models to and from ours, by tables."""

@@ -1,0 +1,227 @@
+"""Video files: what the header says, exact frames at random, and writing.
+
+A frame number is the rank of its timestamp. Frames are looked up by timestamp, not by
+`round(time * fps)`, so variable frame rates, odd start times and B-frames give the right pictures.
+"""
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from av.video.stream import VideoStream
+from jaxtyping import UInt8
+
+
+class VideoError(ValueError):
+    """A video file that cannot be used; the message names the file and the reason."""
+
+    def __init__(self, path: str, reason: str):
+        super().__init__(f"{path}: {reason}")
+        self.path, self.reason = path, reason
+
+    def __reduce__(self) -> tuple:  # crosses from worker processes
+        return VideoError, (self.path, self.reason)
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoInfo:
+    """Header of a video file.
+
+    Attributes:
+        path: the file.
+        size: (rows, columns).
+        fps: frames per second, the average where it varies.
+        pts: timestamps of the frames in order, in units of the stream; a `range` where evenly spaced.
+    """
+
+    path: str
+    size: tuple[int, int]
+    fps: Fraction
+    pts: range | tuple[int, ...]
+
+    @property
+    def frames(self) -> int:
+        """Number of frames."""
+        return len(self.pts)
+
+
+@contextlib.contextmanager
+def _open(path: str):
+    """The container and its first video stream; libav's errors become `VideoError`."""
+    try:
+        with av.open(path) as container:
+            if not container.streams.video:
+                raise VideoError(path, "holds no video stream")
+            stream = container.streams.video[0]
+            stream.thread_type = "NONE"  # clips are decoded in parallel, one thread each
+            stream.codec_context.thread_count = 1
+            yield container, stream
+    except (av.FFmpegError, OSError) as error:
+        reason = str(error.strerror or error).rstrip(".").lower()
+        raise VideoError(path, f"cannot be read ({reason}); truncated or not a video") from error
+
+
+def _indexed_pts(stream: VideoStream, file_size: int, path: str) -> range | None:
+    """Timestamps by the container's own index, without reading the frames; None where it cannot say.
+
+    Raises:
+        VideoError: the index points beyond the end of the file.
+    """
+    entries = list(stream.index_entries)
+    ends = [e.pos + e.size for e in entries]
+    if ends and max(ends) > file_size:
+        whole = sum(end <= file_size for end in ends)
+        raise VideoError(
+            path, f"truncated: the header promises {len(ends)} frames, the file holds {whole}"
+        )
+    times = [e.timestamp for e in entries]  # of decoding: shifted, and evenly spaced if pts are
+    step = times[1] - times[0] if len(times) > 1 else stream.duration or 0
+    even = step > 0 and times == list(range(times[0], times[0] + len(times) * step, step))
+    whole = len(times) == stream.frames and stream.duration == len(times) * step
+    if not (even and whole) or stream.start_time is None or any(e.is_discard for e in entries):
+        return None
+    return range(stream.start_time, stream.start_time + len(times) * step, step)
+
+
+def _demuxed_pts(container: InputContainer, stream: VideoStream, path: str) -> tuple[int, ...]:
+    """Timestamps by reading every packet."""
+    packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
+    if any(p.is_corrupt for p in packets):
+        raise VideoError(path, "holds corrupt packets; encode it again")
+    pts = sorted(p.pts for p in packets if p.pts is not None)
+    if len(pts) < len(packets) or len(set(pts)) < len(pts):
+        raise VideoError(path, "frames without a timestamp of their own; encode it again")
+    if len(pts) < stream.frames - sum(e.is_discard for e in stream.index_entries):
+        raise VideoError(
+            path, f"truncated: the header promises {stream.frames} frames, the file holds {len(pts)}"
+        )
+    return tuple(pts)
+
+
+def probe(path: str | os.PathLike) -> VideoInfo:
+    """Reads the header (and, where it does not say when frames are shown, the packets).
+
+    Raises:
+        VideoError: unreadable, truncated, not a video, or without frames.
+    """
+    path = str(path)
+    with _open(path) as (container, stream):
+        pts = _indexed_pts(stream, os.path.getsize(path), path)
+        if pts is None:
+            pts = _demuxed_pts(container, stream, path)
+        if not pts:
+            raise VideoError(path, "holds no frames")
+        fps = stream.average_rate
+        if not fps:
+            raise VideoError(path, "states no frame rate; encode it again with one")
+        if not stream.width or not stream.height:
+            raise VideoError(path, "states no frame size; it is truncated or damaged")
+        return VideoInfo(path, (stream.height, stream.width), Fraction(fps), pts)
+
+
+def _decode(
+    container: InputContainer, stream: VideoStream, info: VideoInfo, wanted: dict[int, int]
+) -> dict[int, np.ndarray]:
+    """RGB of the frames whose timestamps are `wanted`, decoding on from where the container stands.
+
+    `wanted` maps timestamp to frame number.
+    """
+    found: dict[int, np.ndarray] = {}
+    last = max(wanted)
+    for frame in container.decode(stream):
+        number = wanted.get(frame.pts)
+        if number is not None:
+            if frame.is_corrupt:
+                raise VideoError(info.path, f"frame {number} is damaged")
+            if (frame.height, frame.width) != info.size:
+                raise VideoError(
+                    info.path,
+                    f"frame {number} is {frame.height}x{frame.width}, the first {info.size[0]}x"
+                    f"{info.size[1]}; encode it again at one size",
+                )
+            found[number] = frame.to_ndarray(format="rgb24")
+        if frame.pts is not None and frame.pts >= last:
+            break
+    return found
+
+
+def read_frames(info: VideoInfo, frames: Sequence[int]) -> UInt8[np.ndarray, "f y x 3"]:
+    """The given frames, in the given order, as RGB; exact for lossless RGB files.
+
+    Raises:
+        VideoError: a frame beyond the end, damaged, or not where the header says.
+    """
+    outside = [i for i in frames if not 0 <= i < info.frames]
+    if outside or not frames:
+        raise VideoError(info.path, f"frames {outside} asked of a video of {info.frames} frames")
+    wanted = {info.pts[i]: i for i in frames}
+    with _open(info.path) as (container, stream):
+        container.seek(min(wanted), stream=stream)
+        found = _decode(container, stream, info, wanted)
+        if len(found) < len(wanted):  # some containers seek past the frame: then from the start
+            container.seek(info.pts[0], stream=stream)
+            found = _decode(container, stream, info, wanted)
+    missing = sorted(set(wanted.values()) - found.keys())
+    if missing:
+        raise VideoError(
+            info.path,
+            f"frame {missing[0]} cannot be decoded ({len(missing)} of {len(wanted)} are missing); "
+            "the file is damaged or has changed since it was scanned",
+        )
+    return np.stack([found[i] for i in frames])
+
+
+def write_video(
+    path: str | os.PathLike, frames: UInt8[np.ndarray, "f y x 3"], fps: float, crf: int = 18
+) -> None:
+    """Writes an H.264 mp4 that browsers play. The file appears whole or not at all.
+
+    Args:
+        crf: x264's constant rate factor, from 1 (best) to 51. 0 is lossless RGB, which decodes to
+            the exact bytes but which few browsers play.
+
+    Raises:
+        ValueError: no frames, or (unless lossless) an odd number of rows or columns.
+    """
+    path = Path(path)
+    f, y, x, _ = frames.shape
+    if not f or not y or not x:
+        raise ValueError(f"{path}: no frames to write (shape {frames.shape})")
+    if crf and (y % 2 or x % 2):
+        raise ValueError(f"{path}: {y}x{x} frames; H.264 (4:2:0) needs even rows and columns")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        _encode(partial, frames, Fraction(fps).limit_denominator(1001), crf)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _encode(path: Path, frames: np.ndarray, fps: Fraction, crf: int) -> None:
+    codec, pixels = ("libx264", "yuv420p") if crf else ("libx264rgb", "rgb24")
+    options = {"crf": str(crf), "preset": "medium"}
+    with av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream(codec, rate=fps, options=options)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixels
+        context = stream.codec_context
+        if crf:  # said in the file, or players guess by the size of the picture
+            context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
+            context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+        for pixels in frames:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            if crf:
+                frame = frame.reformat(
+                    format="yuv420p",
+                    dst_colorspace=Colorspace.ITU709,
+                    dst_color_range=ColorRange.MPEG,
+                )
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))

@@ -1,0 +1,70 @@
+"""Clips in host memory to the batch that a step sees: latents and text embeddings on the mesh."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Float, UInt8
+
+from cosmos_jax import sharding
+from cosmos_jax.types import Batch, Clip, Params
+
+
+def pixels_to_latents(
+    codec: Any, params: Params, pixels: UInt8[Array, "b v f y x 3"], dtype: Any
+) -> Float[Array, "b v t h w c"]:
+    """0..255 to [-1, 1] in `dtype`, then through the codec, each view alone; float32 latents."""
+    scaled = pixels.astype(dtype) / jnp.asarray(127.5, dtype) - jnp.asarray(1, dtype)
+    latents = codec.encode(params, scaled).astype(jnp.float32)
+    return sharding.constrain(latents, "b v t h w c")
+
+
+class Encoder:
+    """Encodes clips with one compiled function; holds the codec's weights and the text encoder."""
+
+    def __init__(self, codec: Any, params: Params, text: Any, mesh: Mesh, dtype: Any):
+        self.codec, self.params, self.text = codec, params, text
+        self.mesh, self.dtype = mesh, dtype
+        self._encode = jax.jit(lambda p, pixels: pixels_to_latents(codec, p, pixels, dtype))
+
+    def __call__(self, clip: Clip, rows: Sequence[int], batch: int) -> Batch:
+        """Places this process's rows of a stacked `Clip` and encodes them.
+
+        Args:
+            clip: those rows of the global batch.
+            rows: which rows they are: `sharding.batch_rows`, or all.
+            batch: size of the global batch.
+        """
+        latents = self.latents(clip.video, rows, batch)
+        control = None if clip.control is None else self.latents(clip.control, rows, batch)
+
+        def put(array: Any, dtype: Any) -> jax.Array:
+            return sharding.put_rows(rows, np.asarray(array, dtype), batch, self.mesh)
+
+        return Batch(
+            latents=latents,
+            control=control,
+            text=put(self.embed(clip.captions), self.dtype),
+            view_ids=put(clip.view_ids, np.int32),
+            index=put(clip.index, np.int32),
+            fps=put(clip.fps, np.float32),
+        )
+
+    def latents(self, pixels: np.ndarray, rows: Sequence[int], batch: int) -> jax.Array:
+        """uint8 pixels `[rows v f y x 3]` of this process to global latents `[b v t h w c]`."""
+        return self._encode(self.params, sharding.put_rows(rows, pixels, batch, self.mesh))
+
+    def embed(self, captions: Any) -> Float[np.ndarray, "b v s e"]:
+        """Embeds the captions of a stack of clips; equal captions are embedded once."""
+        words = sorted({caption for views in captions for caption in views})
+        vectors = dict(zip(words, self.text.encode(words), strict=True))
+        return np.stack([np.stack([vectors[caption] for caption in views]) for views in captions])
+
+
+def codec_params(codec: Any, key: Any, mesh: Mesh) -> Params:
+    """Random codec weights, whole on every device (`{}` for a codec without weights)."""
+    everywhere = NamedSharding(mesh, sharding.P())
+    return jax.jit(codec.init, out_shardings=everywhere)(key)

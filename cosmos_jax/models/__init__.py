@@ -1,0 +1,1 @@
+"""Networks: the diffusion transformer, the video autoencoders, the text encoders."""

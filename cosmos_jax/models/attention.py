@@ -1,0 +1,218 @@
+"""Attention among tokens, to text and across views, on a mesh; and what its backward pass keeps.
+
+Activations keep their axes `b v t h w n k`. They are flattened to tokens only on a device's own
+shard, inside `jax.shard_map`, for two reasons: merging a split axis with an unsplit one elsewhere
+gathers the whole activation, and the partitioner would gather the batch around cuDNN's kernel.
+
+Where `context` splits the frames (or rows), self-attention exchanges them for heads by all-to-all,
+so that every device attends over all tokens with some of the heads (Ulysses, arXiv:2309.14509).
+Where heads do not divide, keys and values are gathered instead.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import einops
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Bool, Float, Int
+
+from cosmos_jax import sharding
+from cosmos_jax.models import layers, rope
+
+TOKENS = "b v t h w n k"
+TEXT = "b v s n k"
+HEADS = TOKENS.split().index("n")
+
+Tokens = Float[Array, "b v t h w n k"]
+
+
+def _keeps_kernel(primitive: Any, *avals: Any, **params: Any) -> bool:
+    """Output and log-sum-exp of self-attention: nothing else is as dear to recompute.
+
+    Keeping the output alone would run cuDNN's kernel again for its log-sum-exp. Attention to the
+    few keys of the text is recomputed.
+    """
+    if primitive.name == "dot_product_attention_fwd_wrapper":
+        query, key = avals[:2]
+        return key.shape[1] >= query.shape[1]
+    return primitive.name == "name" and params["name"] == "attention"
+
+
+REMAT: dict[str, Callable[..., bool] | None] = {
+    "none": None,
+    "attention": _keeps_kernel,
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+"""What a block's backward pass keeps: everything, the attention kernel's results, or nothing."""
+
+
+def kernel(
+    q: Float[Array, "b l n k"],
+    k: Float[Array, "b m n k"],
+    v: Float[Array, "b m n k"],
+    backend: str,
+    lengths: Int[Array, "b"] | None = None,
+) -> Float[Array, "b l n k"]:
+    """softmax(q k' / sqrt(k)) v on one device, softmax in float32.
+
+    Args:
+        q: queries.
+        k: keys.
+        v: values.
+        backend: "xla" (holds all l x m scores) or "cudnn" (bfloat16 on NVIDIA GPUs; holds none).
+        lengths: how many of the keys count; None: all.
+    """
+    return jax.nn.dot_product_attention(
+        q, k, v, key_value_seq_lengths=lengths, implementation=backend
+    )
+
+
+def _on_shards(local: Callable[..., Array], arrays: tuple, axes: tuple[str, ...]) -> Array:
+    """Runs `local(*arrays, split)` on every device's own shards; `split` names the axis of the
+    first array that `context` splits, or is None. The result is placed like the first array."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return local(*arrays, None)
+    specs = tuple(sharding.activation_spec(x.shape, a, mesh) for x, a in zip(arrays, axes))
+    split = specs[0].index("context") if mesh.shape["context"] > 1 else None
+    run = functools.partial(local, split=split)
+    # check_vma cannot see through cuDNN's custom call.
+    return jax.shard_map(run, in_specs=specs, out_specs=specs[0], check_vma=False)(*arrays)
+
+
+def self_attention(q: Tokens, k: Tokens, v: Tokens, *, joint: bool, backend: str) -> Tokens:
+    """Attention among the tokens of all views of a sample (`joint`), or of each view alone."""
+    flat = "b v t h w n k -> b (v t h w) n k" if joint else "b v t h w n k -> (b v) (t h w) n k"
+
+    def local(q: Array, k: Array, v: Array, split: int | None) -> Array:
+        exchange = split is not None and q.shape[HEADS] % sharding.axis_size("context") == 0
+        swap = functools.partial(jax.lax.all_to_all, axis_name="context", tiled=True)
+        if exchange:
+            q, k, v = (swap(x, split_axis=HEADS, concat_axis=split) for x in (q, k, v))
+        elif split is not None:
+            k, v = (jax.lax.all_gather(x, "context", axis=split, tiled=True) for x in (k, v))
+        y = kernel(*(einops.rearrange(x, flat) for x in (q, k, v)), backend).reshape(q.shape)
+        return swap(y, split_axis=split, concat_axis=HEADS) if exchange else y
+
+    y = _on_shards(local, (q, k, v), (TOKENS,) * 3)
+    return checkpoint_name(y, "attention") if backend == "xla" else y
+
+
+def text_attention(
+    q: Tokens, k: Float[Array, "b v s n k"], v: Float[Array, "b v s n k"], *, backend: str
+) -> Tokens:
+    """Attention of every view's tokens to the view's own text, local to every device."""
+
+    def local(q: Array, k: Array, v: Array, split: int | None) -> Array:
+        k, v = (einops.rearrange(x, "b v s n k -> (b v) s n k") for x in (k, v))
+        flat = einops.rearrange(q, "b v t h w n k -> (b v) (t h w) n k")
+        return kernel(flat, k, v, backend).reshape(q.shape)
+
+    return _on_shards(local, (q, k, v), (TOKENS, TEXT, TEXT))
+
+
+@flax.struct.dataclass
+class Neighbours:
+    """Which views every view looks at in cross-view attention.
+
+    Attributes:
+        pick: 1 where slot m of view v holds view u, present neighbours first; absent: a row of 0.
+        present: which slots hold a view.
+    """
+
+    pick: Float[Array, "b v m u"]
+    present: Bool[Array, "b v m"]
+
+
+def find_neighbours(
+    view_ids: Int[Array, "b v"], neighbours: tuple[tuple[int, ...], ...]
+) -> Neighbours:
+    """Finds each view's neighbours among the views of its sample.
+
+    Args:
+        view_ids: the id of every view.
+        neighbours: for every id, the ids that it looks at; those not in the sample are left out.
+    """
+    slots = max(map(len, neighbours))
+    table = jnp.array([ids + (-1,) * (slots - len(ids)) for ids in neighbours])
+    wanted = table[view_ids]
+    pick = wanted[:, :, :, None] == view_ids[:, None, None, :]
+    order = jnp.argsort(~pick.any(-1), axis=-1, stable=True)
+    pick = jnp.take_along_axis(pick, order[..., None], axis=2)
+    return Neighbours(pick.astype(jnp.float32), pick.any(-1))
+
+
+def view_attention(
+    q: Tokens, k: Tokens, v: Tokens, neighbours: Neighbours, *, backend: str
+) -> Tokens:
+    """Attention of a frame's tokens to those of the same frame of the neighbour views.
+
+    A view without a neighbour in its sample gets zeros.
+    """
+
+    def local(
+        q: Array, k: Array, v: Array, pick: Array, present: Array, split: int | None
+    ) -> Array:
+        if split == TOKENS.split().index("h"):
+            k, v = (jax.lax.all_gather(x, "context", axis=split, tiled=True) for x in (k, v))
+        # A product with zeros and ones: exact, and its gradient needs no scatter.
+        pick = pick.astype(q.dtype)
+        k, v = (jnp.einsum("bvmu,buthwnk->bvtmhwnk", pick, x) for x in (k, v))
+        count = present.sum(-1, dtype=jnp.int32)[:, :, None]
+        tokens = jnp.maximum(count, 1) * (k.shape[4] * k.shape[5])
+        lengths = jnp.broadcast_to(tokens, q.shape[:3]).reshape(-1)
+        k, v = (einops.rearrange(x, "b v t m h w n k -> (b v t) (m h w) n k") for x in (k, v))
+        flat = einops.rearrange(q, "b v t h w n k -> (b v t) (h w) n k")
+        y = kernel(flat, k, v, backend, lengths).reshape(q.shape)
+        return jnp.where((count > 0)[..., None, None, None, None], y, 0)
+
+    arrays = (q, k, v, neighbours.pick, neighbours.present)
+    return _on_shards(local, arrays, (TOKENS,) * 3 + ("b v m u", "b v m"))
+
+
+class Attention(nn.Module):
+    """Projections around an attention function; queries and keys pass an RMSNorm over each head.
+
+    Attributes:
+        heads: number of heads.
+        source_axes: letters of the axes of `source`, as in "b v s d".
+        dtype: the compute dtype.
+        param_dtype: the dtype in which new parameters are made.
+        out_init: initialiser of the output projection.
+    """
+
+    heads: int
+    source_axes: str
+    dtype: str
+    param_dtype: str
+    out_init: layers.Initializer = layers.fan_in_normal
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "b v t h w d"],
+        source: Float[Array, "b v *axes e"],
+        attend: Callable[[Array, Array, Array], Array],
+        turn: rope.Rotation | None = None,
+    ) -> Float[Array, "b v t h w d"]:
+        """Returns `out(attend(q(x), k(source), v(source)))`; `turn` rotates queries and keys."""
+        dtypes = (self.dtype, self.param_dtype)
+
+        def project(name: str, x: Array, axes: str) -> Array:
+            y = layers.Linear(width, axes, *dtypes, name=name)(x)
+            return y.reshape(*y.shape[:-1], self.heads, width // self.heads)
+
+        width = x.shape[-1]
+        q = layers.RMSNorm(*dtypes, name="q_norm")(project("q", x, "b v t h w d"))
+        k = layers.RMSNorm(*dtypes, name="k_norm")(project("k", source, self.source_axes))
+        v = project("v", source, self.source_axes)
+        if turn is not None:
+            q, k = rope.rotate(q, turn), rope.rotate(k, turn)
+        y = attend(q, k, v).reshape(x.shape)
+        out = layers.Linear(width, "b v t h w d", *dtypes, kernel_init=self.out_init, name="out")
+        return out(y)

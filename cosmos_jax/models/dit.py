@@ -1,0 +1,512 @@
+"""The diffusion transformer of Cosmos-Predict2.5 and Cosmos-Transfer2.5, single- and multi-view.
+
+One class; a variant is a row of `DiTConfig`. Source: cosmos-transfer2.5,
+`MinimalV1LVGDiT`, `MultiViewDiT`, `MultiViewControlDiT`, `MultiViewCrossDiT`,
+`MultiViewCrossControlDiT`.
+
+Latents and activations are `b v t h w c` from end to end; a single view is v=1.
+"""
+
+import dataclasses
+import functools
+from typing import Any
+
+import einops
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from cosmos_jax import sharding
+from cosmos_jax.models import attention, layers, rope
+from cosmos_jax.types import Params
+
+GRID = "b v t h w d"
+
+
+@dataclasses.dataclass(frozen=True)
+class DiTConfig:
+    """One variant of the network, and how it computes. A feature of size 0 or () is absent.
+
+    Attributes:
+        width: size of a token.
+        blocks: number of transformer blocks.
+        heads: number of attention heads.
+        mlp_width: hidden size of the MLP.
+        modulation_rank: bottleneck of the adaptive norms.
+        text_width: size of a text token inside the network.
+        text_features: size of a text token at the entrance; 0: text arrives with `text_width`.
+        channels: latent channels, in and out.
+        patch: rows and columns of latents in a token.
+        pads: takes a padding mask as an input channel.
+        timestep_scale: timesteps are multiplied by it.
+        rope_ratios: extrapolation ratios of frames, rows and columns.
+        rope_fps: frame positions follow the frame rate.
+        rope_dtype: new rope ranges are rounded to it (published weights: "bfloat16").
+        positions: largest number of frames, patch rows or patch columns.
+        joint_views: self-attention is among the tokens of all views, not of each view alone.
+        view_rows: rows of the view tables.
+        view_channels: size of the view embedding that is concatenated to the latents.
+        view_modulation: the view's vector is added to the modulation of every block.
+        neighbours: for every view id, the ids that its cross-view attention looks at.
+        control_blocks: the blocks that receive a hint; one control block makes each.
+        control_channels: control latents are filled up with zeros to this many channels.
+        hint_widths: widths of the layers between the embedded control and the control blocks.
+        dtype: compute dtype, "bfloat16" or "float32".
+        param_dtype: dtype in which new parameters are made.
+        remat: what a block keeps for its backward pass, a key of `attention.REMAT`.
+        attention: backend of self- and cross-view attention, "xla" or "cudnn".
+        text_attention: backend of attention to the text.
+
+    Raises:
+        ValueError: fields that contradict each other.
+    """
+
+    width: int
+    blocks: int
+    heads: int
+    mlp_width: int
+    modulation_rank: int
+    text_width: int
+    text_features: int
+    rope_ratios: tuple[float, float, float]
+    channels: int = 16
+    patch: int = 2
+    pads: bool = True
+    timestep_scale: float = 0.001
+    rope_fps: bool = False
+    rope_dtype: str = "float32"
+    positions: int = 128
+    joint_views: bool = True
+    view_rows: int = 0
+    view_channels: int = 0
+    view_modulation: bool = False
+    neighbours: tuple[tuple[int, ...], ...] = ()
+    control_blocks: tuple[int, ...] = ()
+    control_channels: int = 0
+    hint_widths: tuple[int, ...] = ()
+    dtype: str = "bfloat16"
+    param_dtype: str = "float32"
+    remat: str = "attention"
+    attention: str = "xla"
+    text_attention: str = "xla"
+
+    def __post_init__(self) -> None:
+        faults = {
+            f"width {self.width} does not divide by heads {self.heads}": self.width % self.heads,
+            f"remat {self.remat!r} is none of {list(attention.REMAT)}": (
+                self.remat not in attention.REMAT
+            ),
+            "control_blocks and control_channels go together": (
+                bool(self.control_blocks) != bool(self.control_channels)
+            ),
+            f"control_blocks {self.control_blocks} are not blocks 0..{self.blocks - 1}": (
+                any(not 0 <= block < self.blocks for block in self.control_blocks)
+            ),
+            f"hint_widths {self.hint_widths} need control_blocks": (
+                self.hint_widths and not self.control_blocks
+            ),
+            "view_channels and view_modulation need view_rows": (
+                (self.view_channels or self.view_modulation) and not self.view_rows
+            ),
+            'attention "cudnn" computes in bfloat16; set dtype="bfloat16"': (
+                "cudnn" in (self.attention, self.text_attention) and self.dtype != "bfloat16"
+            ),
+        }
+        for fault, present in faults.items():
+            if present:
+                raise ValueError(f"DiTConfig: {fault}")
+        rope.axis_widths(self.width // self.heads)
+
+    @property
+    def dtypes(self) -> dict[str, str]:
+        """The two dtypes, as every layer takes them."""
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+
+@flax.struct.dataclass
+class Shared:
+    """What all blocks read.
+
+    Attributes:
+        time: normalised sinusoid of the timesteps `[b v|1 t|1 d]`, float32.
+        offsets: added to the modulation of self-attention, text attention and MLP
+            `[b v|1 t|1 3d]`, float32.
+        text: projected text `[b v s e]`.
+        turn: cosines and sines of the rope.
+        neighbours: who looks at whom, or None.
+        hints: one array `[i b v t h w d]` of hints, or None.
+        hint_scale: control weight `[b|1 1 1 1 1 1]`.
+    """
+
+    time: Array
+    offsets: tuple[Array, Array, Array]
+    text: Array
+    turn: rope.Rotation
+    neighbours: attention.Neighbours | None
+    hints: Array | None
+    hint_scale: Array
+
+
+class Block(nn.Module):
+    """Self-attention, cross-view attention (where there are neighbours), text attention, MLP.
+
+    Attributes:
+        config: the variant.
+        emits_hint: a control block: returns a hint as well.
+    """
+
+    config: DiTConfig
+    emits_hint: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "b v t h w d"], hint_index: Int[Array, ""] | None, shared: Shared
+    ) -> tuple[Array, Array | None]:
+        """Returns the tokens and the hint; `hint_index` (-1: none) picks the hint to be added."""
+        c = self.config
+        attend = functools.partial(attention.Attention, c.heads, **c.dtypes)
+
+        def modulated(x: Array, name: str, offset: Array) -> tuple[Array, Array]:
+            modulation = layers.Modulation(3, c.modulation_rank, **c.dtypes, name=name)
+            parts = modulation(shared.time, offset)
+            shift, scale, gate = (part.astype(x.dtype) for part in parts)
+            return layers.layer_norm(x) * (1 + scale) + shift, gate
+
+        y, gate = modulated(x, "self_attn_modulation", shared.offsets[0])
+        among = functools.partial(
+            attention.self_attention, joint=c.joint_views, backend=c.attention
+        )
+        x = x + gate * attend(GRID, name="self_attn")(y, y, among, shared.turn)
+        if shared.neighbours is not None:
+            y = layers.LayerNorm(**c.dtypes, name="view_norm")(x)
+            across = functools.partial(
+                attention.view_attention, neighbours=shared.neighbours, backend=c.attention
+            )
+            zeros = nn.initializers.zeros_init()
+            x = x + attend(GRID, name="view_attn", out_init=zeros)(y, y, across)
+        y, gate = modulated(x, "text_attn_modulation", shared.offsets[1])
+        to_text = functools.partial(attention.text_attention, backend=c.text_attention)
+        x = x + gate * attend("b v s d", name="text_attn")(y, shared.text, to_text)
+        y, gate = modulated(x, "mlp_modulation", shared.offsets[2])
+        x = x + gate * layers.Mlp(c.mlp_width, GRID, **c.dtypes, name="mlp")(y)
+        if shared.hints is not None:
+            weight = jnp.where(hint_index >= 0, shared.hint_scale, 0)
+            hint = jax.lax.dynamic_index_in_dim(
+                shared.hints, jnp.maximum(hint_index, 0), keepdims=False
+            )
+            x = x + weight * hint
+        x = sharding.constrain(x, GRID)
+        self.sow("intermediates", "output", x)
+        if not self.emits_hint:
+            return x, None
+        zeros = nn.initializers.zeros_init()
+        after = layers.Linear(
+            c.width, GRID, **c.dtypes, use_bias=True, kernel_init=zeros, name="after"
+        )
+        return x, after(x)
+
+
+def stack(config: DiTConfig, length: int, emits_hint: bool = False) -> nn.Module:
+    """`length` blocks as one scan over parameters `[n ...]`, each a region of rematerialisation."""
+    block: Any = Block
+    if config.remat != "none":
+        policy = attention.REMAT[config.remat]
+        block = nn.remat(Block, policy=policy, prevent_cse=False)
+    scan = nn.scan(
+        block,
+        variable_axes={"params": 0, "intermediates": 0},
+        split_rngs={"params": True},
+        in_axes=(0, nn.broadcast),
+        length=length,
+    )
+    return scan(config, emits_hint, name="blocks")
+
+
+class ControlStem(nn.Module):
+    """From control patches to the input of the first control block.
+
+    Attributes:
+        config: the variant.
+    """
+
+    config: DiTConfig
+
+    @nn.compact
+    def __call__(
+        self, patches: Float[Array, "b v t h w p"], x: Float[Array, "b v t h w d"]
+    ) -> Float[Array, "b v t h w d"]:
+        """Embeds the patches, passes them through the hint layers and adds the noisy tokens x."""
+        c = self.config
+        linear = functools.partial(layers.Linear, axes=GRID, **c.dtypes)
+        y = linear(c.width, name="embed")(patches)
+        for i, width in enumerate(c.hint_widths):
+            init = layers.fan_out_normal
+            y = layers.silu(linear(width, use_bias=True, kernel_init=init, name=f"hint_{i}")(y))
+        zeros = nn.initializers.zeros_init()
+        return x + linear(c.width, use_bias=True, kernel_init=zeros, name="before")(y)
+
+
+class Control(nn.Module):
+    """The control branch: a few blocks of its own, each of which makes one hint.
+
+    Attributes:
+        config: the variant.
+    """
+
+    config: DiTConfig
+
+    @nn.compact
+    def __call__(self, patches: Array, x: Array, shared: Shared) -> Array:
+        """Returns hints `[i b v t h w d]` from control patches and noisy tokens."""
+        c = self.config
+        stem = ControlStem if c.remat == "none" else nn.remat(ControlStem)
+        y = stem(c, name="stem")(patches, x)
+        _, hints = stack(c, len(c.control_blocks), emits_hint=True)(y, None, shared)
+        return sharding.constrain(hints, "i " + GRID)
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoid of the timestep, and the modulation that all blocks share; float32.
+
+    Attributes:
+        config: the variant.
+    """
+
+    config: DiTConfig
+
+    @nn.compact
+    def __call__(self, timesteps: Float[Array, "b #v #t"]) -> tuple[Array, Array]:
+        """Returns the normalised sinusoid `[... d]` and the shared modulation `[... 3d]`.
+
+        The blocks are modulated by the sinusoid itself; the MLP makes only the shared part.
+        """
+        c = self.config
+        half = c.width // 2
+        rates = jnp.exp(-np.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+        angles = (timesteps.astype(jnp.float32) * c.timestep_scale)[..., None] * rates
+        sinusoid = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+        linear = functools.partial(layers.Linear, axes="b v t d", **c.dtypes)
+        y = jax.nn.silu(linear(c.width, name="up")(sinusoid))
+        y = linear(3 * c.width, name="out")(y)
+        return layers.RMSNorm(**c.dtypes, name="norm")(sinusoid), y
+
+
+class Final(nn.Module):
+    """Modulated norm and the product back to patches; float32.
+
+    Attributes:
+        config: the variant.
+    """
+
+    config: DiTConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b v t h w d"], time: Array, offset: Array) -> Array:
+        """Returns patches `[b v t h w p]`, channels fastest."""
+        c = self.config
+        modulation = layers.Modulation(2, c.modulation_rank, **c.dtypes, name="modulation")
+        shift, scale = modulation(time, offset[..., : 2 * c.width])
+        y = layers.layer_norm(x.astype(jnp.float32)) * (1 + scale) + shift
+        return layers.Linear(c.patch**2 * c.channels, GRID, **c.dtypes, name="out")(y)
+
+
+def resize_nearest(mask: Float[Array, "b y x"], h: int, w: int) -> Float[Array, "b h w"]:
+    """Takes row floor(i y / h) and column floor(j x / w), as torch's "nearest"."""
+    y, x = mask.shape[1:]
+    return mask[:, np.arange(h) * y // h][:, :, np.arange(w) * x // w]
+
+
+def patchify(x: Float[Array, "b v t h w c"], patch: int) -> Float[Array, "b v t hp wp p"]:
+    """Patches as vectors: channel slowest, then row, then column."""
+    x = einops.rearrange(x, "b v t (h m) (w n) c -> b v t h w (c m n)", m=patch, n=patch)
+    return sharding.constrain(x, GRID)
+
+
+def unpatchify(x: Float[Array, "b v t hp wp p"], patch: int) -> Float[Array, "b v t h w c"]:
+    """Latents from vectors of row, then column, then channel fastest: not `patchify`'s order."""
+    return einops.rearrange(x, "b v t h w (m n c) -> b v t (h m) (w n) c", m=patch, n=patch)
+
+
+def control_from_trunk(params: Params) -> Params:
+    """Parameters whose control block i is a copy of trunk block i, whichever blocks it hints to.
+
+    So new control training starts in cosmos-transfer2.5 ("first_n" copy). The other parameters of
+    the control branch keep their values.
+    """
+    control = params["control"]
+    blocks = dict(control["blocks"])
+    count = jax.tree.leaves(blocks)[0].shape[0]
+    blocks |= jax.tree.map(lambda stacked: stacked[:count], params["blocks"])
+    return params | {"control": control | {"blocks": blocks}}
+
+
+class DiT(nn.Module):
+    """The network: velocity of the latents at a noise level, given text, views and control.
+
+    Parameters: `blocks/...` and `control/blocks/...` are stacked `[n ...]`; everything that belongs
+    to the control branch lies under `control/`. Collection `constants` holds the rope ranges.
+    Collection `intermediates`, where asked for, receives the output of every block.
+
+    Attributes:
+        config: the variant, and how it computes.
+    """
+
+    config: DiTConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        latents: Float[Array, "b v t h w c"],
+        timesteps: Float[Array, "b #v #t"],
+        text: Float[Array, "b v s e"],
+        view_ids: Int[Array, "b v"],
+        condition_mask: Float[Array, "b v t"],
+        control: Float[Array, "b v t h w cc"] | None = None,
+        control_scale: Float[Array, ""] | Float[Array, "b"] | float = 1.0,
+        padding_mask: Float[Array, "b y x"] | None = None,
+        fps: Float[Array, "b"] | None = None,
+    ) -> Float[Array, "b v t h w c"]:
+        """Predicts the velocity, float32.
+
+        Args:
+            latents: noisy latents, given frames already in place.
+            timesteps: 0..1000, one a sample, view or frame.
+            text: text embeddings of every view, before the network's own projection.
+            view_ids: row of the view tables for every view.
+            condition_mask: 1 where a latent frame is given.
+            control: control latents; modalities are concatenated in cc. None without control.
+            control_scale: weight of the hints, one or one a sample.
+            padding_mask: 1 where pixels are padding; any size. None: nothing is padded.
+            fps: frame rate; read if `rope_fps`, and then only the first, as in the reference.
+
+        Raises:
+            ValueError: sizes that the network cannot take; control missing, or given to a network
+                without a control branch; no fps where it is read.
+        """
+        c = self.config
+        self._check(latents, text, control, fps)
+        time, shift = TimeEmbedding(c, name="time")(timesteps)
+        shared = Shared(
+            time=time,
+            offsets=self._offsets(shift, view_ids),
+            text=self._text(text),
+            turn=self._turn(latents.shape, fps),
+            neighbours=attention.find_neighbours(view_ids, c.neighbours) if c.neighbours else None,
+            hints=None,
+            hint_scale=jnp.asarray(control_scale, c.dtype).reshape(-1, 1, 1, 1, 1, 1),
+        )
+        extra = self._extra_channels(latents.shape, condition_mask, view_ids, padding_mask)
+        patches = self._patches(latents, extra)
+        x = layers.Linear(c.width, GRID, **c.dtypes, name="embed")(patches)
+        if control is not None:
+            empty = c.control_channels - control.shape[-1]
+            control = jnp.pad(control, [(0, 0)] * 5 + [(0, empty)])
+            hints = Control(c, name="control")(self._patches(control, extra), x, shared)
+            shared = shared.replace(hints=hints)
+        hint_index = np.full(c.blocks, -1)
+        hint_index[list(c.control_blocks)] = np.arange(len(c.control_blocks))
+        x, _ = stack(c, c.blocks)(x, jnp.asarray(hint_index), shared)
+        final = Final if c.remat == "none" else nn.remat(Final)
+        return unpatchify(final(c, name="final")(x, time, shift), c.patch)
+
+    def _check(self, latents: Array, text: Array, control: Array | None, fps: Any) -> None:
+        c = self.config
+        _, _, t, h, w, channels = latents.shape
+        features = c.text_features or c.text_width
+        faults = {
+            f"latents of {channels} channels; the network takes {c.channels}": (
+                channels != c.channels
+            ),
+            f"{h} x {w} latents do not divide into patches of {c.patch}": h % c.patch
+            or w % c.patch,
+            f"{t} frames of {h} x {w} latents exceed {c.positions} patches along one axis": (
+                max(t, h // c.patch, w // c.patch) > c.positions
+            ),
+            f"text of {text.shape[-1]} features; the network takes {features}": (
+                text.shape[-1] != features
+            ),
+            "control latents are missing; the network has a control branch": (
+                c.control_blocks and control is None
+            ),
+            "control latents are given; the network has no control branch": (
+                not c.control_blocks and control is not None
+            ),
+            f"control latents have more than {c.control_channels} channels": (
+                control is not None and control.shape[-1] > c.control_channels
+            ),
+            "fps is missing; frame positions of this network follow it (rope_fps)": (
+                c.rope_fps and fps is None
+            ),
+        }
+        for fault, present in faults.items():
+            if present:
+                raise ValueError(f"DiT: {fault}")
+
+    def _turn(self, shape: tuple[int, ...], fps: Array | None) -> rope.Rotation:
+        c = self.config
+        widths = rope.axis_widths(c.width // c.heads)
+        make = functools.partial(self.variable, "constants")
+        temporal = make("rope_temporal", rope.exact_range, widths[0], c.rope_dtype).value
+        spatial = make("rope_spatial", rope.exact_range, widths[1], c.rope_dtype).value
+        grid = (shape[2], shape[3] // c.patch, shape[4] // c.patch)
+        rate = fps[0] if c.rope_fps and fps is not None else None
+        return rope.rotation(grid, temporal, spatial, c.rope_ratios, rate)
+
+    def _offsets(self, shift: Array, view_ids: Array) -> tuple[Array, Array, Array]:
+        c = self.config
+        if not c.view_modulation:
+            return shift, shift, shift
+        vectors = layers.Embed(c.view_rows, c.width, **c.dtypes, std=0.05, name="view_modulation")
+        zeros = nn.initializers.zeros_init()
+        project = layers.Linear(
+            9 * c.width,
+            "b v t d",
+            **c.dtypes,
+            use_bias=True,
+            kernel_init=zeros,
+            name="view_project",
+        )
+        y = project(vectors(view_ids)[:, :, None].astype(jnp.float32))
+        first, second, third = (shift + part for part in jnp.split(y, 3, axis=-1))
+        return first, second, third
+
+    def _text(self, text: Array) -> Array:
+        c = self.config
+        text = text.astype(c.dtype)
+        if not c.text_features:
+            return text
+        init = layers.uniform(c.text_features**-0.5)
+        return layers.gelu(
+            layers.Linear(
+                c.text_width,
+                "b v s d",
+                **c.dtypes,
+                use_bias=True,
+                kernel_init=init,
+                bias_init=init,
+                name="text_project",
+            )(text)
+        )
+
+    def _extra_channels(
+        self, shape: tuple[int, ...], mask: Array, view_ids: Array, padding: Array | None
+    ) -> list[Array]:
+        """Channels that follow the latents: condition mask, padding mask, view embedding."""
+        c = self.config
+        b, v, t, h, w, _ = shape
+        extra = [mask[..., None, None, None]]
+        if c.pads:
+            flat = jnp.zeros((b, h, w)) if padding is None else resize_nearest(padding, h, w)
+            extra.append(flat[:, None, None, :, :, None])
+        if c.view_channels:
+            std = 0.02 if c.neighbours else 1.0
+            table = layers.Embed(c.view_rows, c.view_channels, **c.dtypes, std=std, name="view")
+            extra.append(table(view_ids)[:, :, None, None, None])
+        return [jnp.broadcast_to(x, (b, v, t, h, w, x.shape[-1])).astype(c.dtype) for x in extra]
+
+    def _patches(self, latents: Array, extra: list[Array]) -> Array:
+        joined = jnp.concatenate([latents.astype(self.config.dtype), *extra], axis=-1)
+        return patchify(joined, self.config.patch)

@@ -1,0 +1,117 @@
+"""Loss on held-out clips at fixed noise, and what the control is worth.
+
+The same clips, noise and noise levels are used at every step and in every run with the same data and
+seed, so the numbers can be compared. The control gap is the loss with another clip's control minus the
+loss with the true one, at the same noise: it is zero for a network that ignores its control.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from cosmos_jax import sharding
+from cosmos_jax.diffusion import flow
+from cosmos_jax.encode import Encoder
+from cosmos_jax.train import Trainer
+from cosmos_jax.types import Batch, Clip, TrainState
+
+NOISE = 0x7A11D  # folded into the run's seed
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationConfig:
+    """When and on how much.
+
+    Attributes:
+        every: steps between validations; 0 for none at all.
+        clips: held-out windows, spread evenly over the validation episodes.
+        noises: noise draws for each clip; the control gap wants clips x noises of 32 or more.
+    """
+
+    every: int = 200
+    clips: int = 8
+    noises: int = 4
+
+    def __post_init__(self) -> None:
+        """Raises a ValueError for counts that leave nothing to average."""
+        if self.every < 0 or self.clips < 1 or self.noises < 1:
+            raise ValueError(f"config.validation: {self} needs every >= 0, clips and noises >= 1")
+
+
+class Validation:
+    """Fixed (clip, noise) pairs, and the compiled function that scores them.
+
+    Args:
+        trainer: whose loss it is.
+        encoder: clips to latents.
+        clips: stacked clips, each this process's rows of one global batch.
+        others: as many stacked clips of other episodes, whose control stands in for the true one;
+            empty for a model without control.
+        rows: which rows of a global batch each stack holds.
+        batch: size of the global batch.
+        noises: draws for each clip.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        encoder: Encoder,
+        clips: Sequence[Clip],
+        others: Sequence[Clip],
+        rows: Sequence[int],
+        batch: int,
+        noises: int,
+    ):
+        self.encoder, self.clips, self.others = encoder, clips, others
+        self.rows, self.batch, self.noises = rows, batch, noises
+        total = len(clips) * batch * noises
+        self._score = jax.jit(_scorer(trainer, total))
+
+    def __call__(self, state: TrainState) -> dict[str, float]:
+        """Returns `val/loss` and, with control, `val/control_gap` and its standard error."""
+        true, other = [], []
+        per_noise = len(self.clips) * self.batch
+        for i, clip in enumerate(self.clips):
+            encoded = self.encoder(clip, self.rows, self.batch)
+            swapped = encoded
+            if self.others:
+                pixels = self.others[i].control
+                swapped = encoded.replace(
+                    control=self.encoder.latents(pixels, self.rows, self.batch)
+                )
+            for j in range(self.noises):
+                pairs = jnp.arange(self.batch) + j * per_noise + i * self.batch
+                true.append(self._score(state, encoded, pairs))
+                if self.others:
+                    other.append(self._score(state, swapped, pairs))
+        losses = np.concatenate([np.asarray(x) for x in true])
+        metrics = {"val/loss": float(losses.mean())}
+        if other:
+            gap = np.concatenate([np.asarray(x) for x in other]) - losses
+            metrics["val/control_gap"] = float(gap.mean())
+            metrics["val/control_gap_stderr"] = float(gap.std(ddof=1) / np.sqrt(len(gap)))
+        return metrics
+
+
+def _scorer(trainer: Trainer, total: int) -> Callable[[TrainState, Batch, Array], Array]:
+    """The loss of each sample without given frames, at the noise of its pair number.
+
+    Noise levels are the `total` mid-quantiles of the training distribution, one for each pair: the
+    mean over all pairs is then an estimate of the training loss without the luck of the draw.
+    """
+
+    def score(state: TrainState, batch: Batch, pairs: Int[Array, "b"]) -> Array:
+        key = jax.random.fold_in(jax.random.key(trainer.seed), NOISE)
+        epsilon = flow.training_noise(key, pairs, batch.latents.shape[1:]).epsilon
+        normal = jax.scipy.special.ndtri((pairs + 0.5) / total)
+        none_given = jnp.zeros(len(pairs), jnp.int32)
+        losses, _ = trainer.loss_given(
+            state.params, state, batch, none_given, batch.text, epsilon, normal
+        )
+        return jax.lax.with_sharding_constraint(losses, sharding.P())
+
+    return score

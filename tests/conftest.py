@@ -1,0 +1,24 @@
+"""Every test sees eight simulated CPU devices, whatever the machine has."""
+
+import importlib.util
+import os
+
+# Read when jax is imported and when its backend starts; processes that tests start inherit both.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+
+import pytest
+from absl import flags
+
+# Grain reads absl flags, which nobody parses under pytest.
+flags.FLAGS.mark_as_parsed()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselects the tests that compare with torch where it is not installed."""
+    if importlib.util.find_spec("torch"):
+        return
+    absent = [item for item in items if item.get_closest_marker("torch")]
+    if absent:
+        config.hook.pytest_deselected(items=absent)
+        items[:] = [item for item in items if item not in absent]

@@ -1,0 +1,356 @@
+import csv
+import json
+import math
+import pathlib
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+from jax.sharding import NamedSharding
+
+from converters import rules
+from converters import wan_vae as names
+from cosmos_jax import sharding
+from cosmos_jax.models.wan_vae import WanVAE
+
+HERE = pathlib.Path(__file__).parent
+# Not only smaller than the golden's network: other numbers of stages, blocks and halvings of time.
+SMALL = WanVAE(
+    dim=4,
+    latent_channels=3,
+    dim_mult=(1, 2, 2),
+    num_res_blocks=1,
+    temporal_downsample=(True, True),
+    mean=(0.1, -0.2, 0.3),
+    std=(1.1, 0.7, 2.3),
+    dtype=jnp.float32,
+    encode_chunk=3,
+    decode_chunk=3,
+)
+ENCODE, DECODE = jax.jit(SMALL.encode), jax.jit(SMALL.decode)
+
+
+def like(codec):
+    return {"params": jax.eval_shape(codec.init, jax.random.key(0))}
+
+
+def channels_last(array):
+    """The golden's [b c t h w] as ours, with one view."""
+    return jnp.asarray(np.moveaxis(array, 1, -1)[:, None])
+
+
+def largest_error(ours, theirs):
+    return np.abs(np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)).max()
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(HERE / "goldens" / "vae.npz") as file:
+        return {key: file[key] for key in file.files}
+
+
+@pytest.fixture(scope="module")
+def codec(golden):
+    config = json.loads(str(golden["config_json"]))
+    return WanVAE(
+        dim=config["dim"],
+        latent_channels=config["z_dim"],
+        dim_mult=tuple(config["dim_mult"]),
+        num_res_blocks=config["num_res_blocks"],
+        temporal_downsample=tuple(config["temperal_downsample"]),
+        dtype=jnp.float32,
+        encode_chunk=config["temporal_window"] // 4,
+    )
+
+
+@pytest.fixture(scope="module")
+def state_dict(golden):
+    return {key.removeprefix("sd/"): golden[key] for key in golden if key.startswith("sd/")}
+
+
+@pytest.fixture(scope="module")
+def params(codec, state_dict):
+    tree = rules.to_ours(names.table(codec), state_dict, like(codec))
+    return jax.tree.map(jnp.asarray, tree["params"])
+
+
+@pytest.fixture(scope="module")
+def small_params():
+    """Random, also where `init` gives ones and zeros."""
+    shapes = jax.eval_shape(SMALL.init, jax.random.key(0))
+    flat = traverse_util.flatten_dict(shapes)
+    draw = np.random.default_rng(0).standard_normal
+    arrays = {
+        path: jnp.asarray(
+            draw(x.shape) / math.sqrt(max(math.prod(x.shape[:-1]), 1)) + (path[-1] == "scale"),
+            jnp.float32,
+        )
+        for path, x in flat.items()
+    }
+    return traverse_util.unflatten_dict(arrays)
+
+
+def clips(shape, seed=0):
+    return jnp.asarray(np.random.default_rng(seed).uniform(-1, 1, shape), jnp.float32)
+
+
+@pytest.mark.core
+def test_encode_golden(codec, params, golden):
+    video = channels_last(golden["in/video"])
+    latents = jax.jit(codec.encode)(params, video)
+    for name in ("out/latent", "out/latent_window4"):
+        assert largest_error(latents, channels_last(golden[name])) < 2e-5
+    image = jax.jit(codec.encode)(params, video[:, :, :1])
+    assert largest_error(image, channels_last(golden["out/latent_image"])) < 2e-5
+    np.testing.assert_array_equal(golden["const/mean"], np.float32(codec.mean))
+    np.testing.assert_array_equal(golden["const/std"], np.float32(codec.std))
+    raw = latents * jnp.asarray(codec.std) + jnp.asarray(codec.mean)
+    assert largest_error(raw, channels_last(golden["out/latent_raw_mu"])) < 2e-5
+
+
+def test_decode_golden(codec, params, golden):
+    latents = channels_last(golden["in/latent"])
+    video = jax.jit(codec.decode)(params, latents)
+    assert largest_error(video, channels_last(golden["out/video"])) < 2e-5
+    image = jax.jit(codec.decode)(params, latents[:, :, :1])
+    assert largest_error(image, channels_last(golden["out/video_image"])) < 2e-5
+
+
+@pytest.mark.parametrize(
+    "method, given, layers",
+    [
+        (
+            "encode",
+            "in/video",
+            {
+                "conv_in": "encoder.conv1",
+                "layer_5": "encoder.downsamples.5",
+                "middle_2": "encoder.middle.2",
+            },
+        ),
+        (
+            "decode",
+            "in/latent",
+            {
+                "conv_in": "decoder.conv1",
+                "middle_1": "decoder.middle.1",
+                "layer_3": "decoder.upsamples.3",
+                "layer_7": "decoder.upsamples.7",
+            },
+        ),
+    ],
+)
+def test_activations_golden(codec, params, golden, method, given, layers):
+    x = channels_last(golden[given])[:, 0]
+    if method == "decode":  # the network sees latents before normalisation
+        x = x * jnp.asarray(codec.std) + jnp.asarray(codec.mean)
+
+    @jax.jit
+    def activations(params, x):
+        cache, chunks = {}, []
+        for frames, first in ((x[:, :1], True), (x[:, 1:], False)):
+            _, new = codec.network.apply(
+                {"params": params, "cache": cache},
+                frames,
+                first,
+                method=method,
+                mutable=["cache", "intermediates"],
+                capture_intermediates=True,
+            )
+            cache = new["cache"]
+            chunks.append(new["intermediates"][f"{method}r"])
+        return {
+            name: jnp.concatenate([chunk[name]["__call__"][0] for chunk in chunks], axis=1)
+            for name in layers
+        }
+
+    ours = activations(params, x)
+    for name, reference in layers.items():
+        theirs = np.moveaxis(golden[f"act/{reference}"], 1, -1)
+        assert ours[name].shape == theirs.shape
+        assert largest_error(ours[name], theirs) < 2e-4, reference
+
+
+def test_weights_go_both_ways(codec, state_dict, params):
+    back = rules.to_reference(names.table(codec), {"params": params})
+    assert back.keys() == state_dict.keys()
+    for key, tensor in state_dict.items():
+        np.testing.assert_array_equal(back[key], tensor)
+
+
+@pytest.mark.core
+def test_published_network_has_the_published_tensors():
+    """The default fields give the 194 tensors of the published file, both ways."""
+    with open(HERE / "data" / "keys_wan2.1_vae.tsv", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    published = {row["key"]: tuple(map(int, row["shape"].split("x"))) for row in rows}
+    table, tree = names.table(WanVAE()), like(WanVAE())
+    flat = traverse_util.flatten_dict(tree, sep="/")
+
+    assert len(published) == 194
+    assert sum(math.prod(x.shape) for x in flat.values()) == 126_892_531
+    zeros = {path: np.broadcast_to(np.int8(0), x.shape) for path, x in flat.items()}
+    written = rules.write(table, traverse_util.unflatten_dict(zeros, sep="/"))
+    assert {key: tensor.shape for key, tensor in written} == published
+    read = rules.read(table, published, lambda k: np.broadcast_to(np.int8(0), published[k]), tree)
+    assert {path: x.shape for path, x in read} == {path: x.shape for path, x in flat.items()}
+
+
+def test_missing_and_unknown_tensors_are_errors(codec, state_dict):
+    wrong = dict(state_dict)
+    wrong["decoder.extra"] = wrong.pop("decoder.head.2.bias")
+    with pytest.raises(ValueError, match=r"(?s)head\.2\.bias: missing.*extra: unknown"):
+        rules.to_ours(names.table(codec), wrong, like(codec))
+
+
+@pytest.fixture(scope="module")
+def coded(small_params):
+    """One clip, its latents and its decoded video, in one chunk after the first frame."""
+    video = clips((1, 1, 13, 8, 12, 3))
+    latents = ENCODE(small_params, video)
+    return video, latents, DECODE(small_params, latents)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("chunk", [1, 2])  # of the 3 latent frames after the first, 2 leaves 1
+def test_chunk_size_changes_no_number(small_params, coded, chunk):
+    video, latents, decoded = coded
+    assert latents.shape == (1, 1, 4, 2, 3, 3)
+    assert decoded.shape == video.shape
+    pieces = replace(SMALL, encode_chunk=chunk, decode_chunk=chunk)
+    assert largest_error(jax.jit(pieces.encode)(small_params, video), latents) < 2e-5
+    assert largest_error(jax.jit(pieces.decode)(small_params, latents), decoded) < 2e-5
+
+
+def test_program_does_not_grow_with_the_clip(small_params):
+    """All whole chunks but the first frame are one scan, and only their number is new."""
+
+    def instructions(method, shape):
+        x = jax.ShapeDtypeStruct(shape, jnp.float32)
+        return jax.jit(method).lower(small_params, x).as_text().count("\n")
+
+    for method, short, long in (
+        (SMALL.encode, (1, 1, 25, 8, 8, 3), (1, 1, 49, 8, 8, 3)),
+        (SMALL.decode, (1, 1, 7, 2, 2, 3), (1, 1, 13, 2, 2, 3)),
+    ):
+        assert instructions(method, short) == instructions(method, long)
+
+
+def test_samples_and_views_are_independent(small_params, coded):
+    video, latents, decoded = coded
+    others = jnp.concatenate([video[:, :, ::-1], video[..., ::-1], -video], axis=1)
+    many = jnp.stack(
+        [jnp.concatenate([video[0], others[0]]), jnp.concatenate([others[0], video[0]])]
+    )
+    many_latents = ENCODE(small_params, many)
+    many_decoded = DECODE(small_params, many_latents)
+    for b, v in ((0, 0), (1, 3)):
+        assert largest_error(many_latents[b, v], latents[0, 0]) < 2e-5
+        assert largest_error(many_decoded[b, v], decoded[0, 0]) < 2e-5
+    one = ENCODE(small_params, others[:, 1:2])
+    assert largest_error(many_latents[:, [2, 1]][0, 0], one[0, 0]) < 2e-5
+    assert largest_error(many_latents[1, 1], one[0, 0]) < 2e-5
+
+
+def test_causal(small_params, coded):
+    """Later frames reach no earlier latent, and later latents no earlier frame."""
+    video, latents, decoded = coded
+    changed = ENCODE(small_params, video.at[:, :, 5:].set(0.5))
+    np.testing.assert_array_equal(latents[:, :, :2], changed[:, :, :2])
+    assert all(largest_error(latents[:, :, t], changed[:, :, t]) > 1e-3 for t in (2, 3))
+    changed = DECODE(small_params, latents.at[:, :, 2:].set(0.5))
+    np.testing.assert_array_equal(decoded[:, :, :5], changed[:, :, :5])
+    assert largest_error(decoded[:, :, 5], changed[:, :, 5]) > 1e-3
+
+
+def test_bfloat16_is_close_to_float32(small_params, coded):
+    half = replace(SMALL, dtype=jnp.bfloat16)
+    video, latents, decoded = coded
+    for method, given, wanted in ((half.encode, video, latents), (half.decode, latents, decoded)):
+        ours = jax.jit(method)(small_params, given)
+        assert ours.dtype == jnp.float32  # that of the input
+        rms = jnp.sqrt(jnp.mean((ours - wanted) ** 2)) / wanted.std()
+        assert 1e-3 < rms < 3e-2, rms
+
+
+def test_statistics_are_rounded_to_the_compute_dtype(small_params):
+    """With weights of zero, the latents are -mean / std alone."""
+    nothing = jax.tree.map(jnp.zeros_like, small_params)
+    latents = jax.jit(replace(SMALL, dtype=jnp.bfloat16).encode)(nothing, clips((1, 1, 1, 4, 4, 3)))
+    mean, std = jnp.asarray(SMALL.mean, jnp.bfloat16), jnp.asarray(SMALL.std, jnp.bfloat16)
+    wanted = -mean * (jnp.ones((), jnp.bfloat16) / std)
+    np.testing.assert_array_equal(latents[0, 0, 0, 0, 0], wanted.astype(jnp.float32))
+
+
+@pytest.mark.parametrize(
+    "mesh, shape, split",
+    [
+        ({"context": 8}, (1, 8, 5, 8, 8, 3), 1),  # views
+        ({"data": 2, "context": 4}, (2, 3, 5, 16, 8, 3), 3),  # rows
+        ({"context": 8}, (1, 3, 5, 8, 32, 3), 4),  # columns
+    ],
+)
+def test_sharded_equals_single(small_params, mesh, shape, split):
+    video = clips(shape)
+    latents = clips((*shape[:2], 2, shape[3] // 4, shape[4] // 4, 3), seed=1)
+    devices = sharding.make_mesh(**mesh)
+    for method, x in (("encode", video), ("decode", latents)):
+        coded = jax.jit(getattr(SMALL, method))
+        single = coded.lower(small_params, x).compile()
+        with jax.set_mesh(devices):
+            place = NamedSharding(devices, sharding.P(sharding.BATCH))
+            whole = NamedSharding(devices, sharding.P())
+            placed = jax.device_put(small_params, whole), jax.device_put(x, place)
+            spread = coded.lower(*placed).compile()
+            ours = spread(*placed)
+        assert largest_error(ours, single(small_params, x)) < 2e-5
+        assert ours.sharding.spec[split] == "context"
+        share = spread.cost_analysis()["flops"] / single.cost_analysis()["flops"]
+        assert share < 1.2 / devices.size, (method, share)
+
+
+def test_nothing_divides_computes_the_same_everywhere(small_params):
+    image = clips((1, 1, 1, 12, 20, 3))
+    single = ENCODE(small_params, image)
+    with jax.set_mesh(sharding.make_mesh(context=8)):
+        latents = jax.jit(SMALL.encode)(small_params, image)
+    assert latents.sharding.is_fully_replicated
+    assert largest_error(latents, single) < 2e-5
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(
+    "shape, message",
+    [
+        ((1, 1, 4, 8, 8, 3), r"4 frames; it takes 1 \+ 4 n frames, such as 1"),
+        ((1, 1, 0, 8, 8, 3), "0 frames"),
+        ((1, 1, 5, 6, 8, 3), "6 x 8 pixels; rows and columns are multiples of 4"),
+        ((1, 1, 5, 8, 10, 3), "8 x 10 pixels"),
+        ((1, 1, 5, 0, 8, 3), "0 x 8 pixels"),
+    ],
+)
+def test_bad_video_sizes(small_params, shape, message):
+    with pytest.raises(ValueError, match=message):
+        SMALL.encode(small_params, jnp.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2, 2, 2, 16), (1, 1, 0, 2, 2, 3), (1, 1, 2, 0, 2, 3)])
+def test_bad_latent_sizes(small_params, shape):
+    with pytest.raises(ValueError, match=r"takes 3 channels, and at least one frame"):
+        SMALL.decode(small_params, jnp.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"temporal_downsample": (True,)}, "has 1 entries; there are 2 steps"),
+        ({"mean": (0.0,) * 16}, "WanVAE.mean has 16 values; latent_channels=3"),
+        ({"encode_chunk": 0}, "WanVAE.encode_chunk=0"),
+    ],
+)
+def test_bad_fields(fields, message):
+    with pytest.raises(ValueError, match=message):
+        replace(SMALL, **fields)
