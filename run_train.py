@@ -2,9 +2,10 @@
 
     python run_train.py --config=experiments/demo.py --workdir=runs/demo [--config.KEY=VALUE ...]
 
-Start the same command again to go on from the newest checkpoint of the workdir.
+The same command goes on from the newest checkpoint of the workdir.
 """
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from ml_collections import config_flags
 
 from cosmos_jax import cli
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "An experiment, experiments/NAME.py.")
+CONFIG = config_flags.DEFINE_config_file("config", None, "An experiment: experiments/NAME.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints, metrics, samples.")
 
 
-def main(_: Any) -> None:
-    """Reads the flags; errors of the user end here with one line and exit status 2."""
+def main(argv: list[str]) -> None:
+    """Checks the flags, then trains."""
+    cli.no_arguments(argv)
     config = cli.read_config(CONFIG)
     if not WORKDIR.value:
         cli.fail("--workdir=runs/NAME is missing: the folder for checkpoints, metrics and samples")
@@ -27,14 +29,118 @@ def main(_: Any) -> None:
 
 
 def train(config: Any, workdir: Path) -> None:
-    """Runs an experiment from its newest checkpoint, or from the start, to `config.steps`."""
-    started = time.monotonic()
+    """Runs an experiment to `config.steps`, from its newest checkpoint or from the start."""
+    begun = time.monotonic()
     import jax
 
-    from cosmos_jax import build, checkpoints, evaluate_loop, metrics, sharding
-    from cosmos_jax.data import pipeline
+    from cosmos_jax import build, checkpoints, metrics
+    from cosmos_jax.data import pipeline, video
+    from cosmos_jax.validation import Validation, read_clips
 
+    # ---- Mesh, model, data: whatever is wrong with the input is found before any work.
     with cli.user_errors():
-        # Mesh, model, data: everything is checked before anything is written or computed.
-        run = build.run(config, workdir)
-        jax.set_mesh(run.mesh)
+        values = build.check_config(config)
+        mesh = build.mesh(values)
+        jax.set_mesh(mesh)
+        trainer = build.trainer(values)
+        loop = build.loop(values, mesh)
+        data = build.data(values, trainer, workdir / "synthetic")
+        sizes = build.sizes(values, mesh, trainer, len(data.train.cameras))
+        encoder = build.encoder(values, mesh)
+        held_out, others = read_clips(data, loop.validation, loop.rows)
+        print(build.summary(values, mesh, data, sizes), flush=True)
+        saver = checkpoints.Checkpoints(
+            workdir / "checkpoints", sizes.model, loop.checkpoint.keep_last, loop.checkpoint.keep_every
+        )
+
+    # ---- State: the newest checkpoint, or fresh weights.
+    with cli.user_errors():
+        first, samples, data_state = 0, 0, None
+        if saver.latest_step() is None:
+            state = trainer.init_state(sizes.inputs, mesh)
+        else:
+            state, record = saver.restore(trainer.abstract_state(sizes.inputs, mesh))
+            first, samples, data_state = record.step, record.samples, record.data
+            print(f"going on from step {first} of {workdir}", flush=True)
+        if first >= loop.steps:
+            print(f"nothing to do: step {first} of {loop.steps} is done", flush=True)
+            return
+        stream = pipeline.train_iterator(data.train, trainer.seed, loop.rows, samples, data_state)
+        build.keep_config(values, workdir)
+        writer = metrics.MetricWriter(
+            workdir,
+            total_steps=loop.steps,
+            resumed_step=first if first else None,
+            wandb=loop.log.wandb,
+            project=loop.log.project,
+            config=values,
+        )
+    validation = Validation(
+        trainer, encoder, held_out, others, loop.rows, loop.batch, loop.validation.noises
+    )
+    preview = build.preview(values, mesh, trainer, encoder, data, workdir / "samples")
+    watch = metrics.Stopwatch()
+
+    try:
+        with saver, writer:
+            # ---- Compile with the first batch.
+            batch, position = encoder(next(stream), loop.rows, loop.batch), stream.state()
+            step_function = jax.jit(trainer.step, donate_argnums=0).lower(state, batch).compile()
+            if first == 0 and loop.validation.every:
+                writer.write(0, validation(state))
+            writer.write(first, {"seconds_to_first_step": time.monotonic() - begun})
+
+            watch.take()
+            since = first
+            for step in range(first + 1, loop.steps + 1):
+                # ---- Step. While the devices work, the next batch is read and queued behind it.
+                consumed = position
+                with watch("step"):
+                    state, out = step_function(state, batch)
+                if step < loop.steps:
+                    with watch("data_wait"):
+                        clip = next(stream)
+                    with watch("encode"):
+                        batch, position = encoder(clip, loop.rows, loop.batch), stream.state()
+                with watch("step"):
+                    loss = float(out["loss"])
+                with watch("encode"):
+                    jax.block_until_ready(batch)
+                if not math.isfinite(loss):
+                    cli.fail(
+                        f"the loss of step {step} is {loss}; stopped. The checkpoint of step "
+                        f"{saver.latest_step()} is kept: lower config.optimizer.lr or clip and start "
+                        "the same command again",
+                        cli.STOPPED,
+                    )
+                saver.check()
+
+                # ---- Log, evaluate, save, sample.
+                last = step == loop.steps
+                if step % loop.log.every == 0 or last:
+                    speed = metrics.speed(
+                        watch.take(),
+                        step - since,
+                        sizes.tokens * loop.batch,
+                        sizes.flops * loop.batch,
+                        mesh.size,
+                    )
+                    since = step
+                    writer.write(step, {**out, **speed, **metrics.memory()})
+                if loop.validation.every and (step % loop.validation.every == 0 or last):
+                    with watch("evaluation"):
+                        writer.write(step, validation(state))
+                if step % loop.checkpoint.every == 0 or last:
+                    with watch("checkpoint"):
+                        saver.save(state, consumed["samples"], consumed)
+                if last or (loop.preview.every and step % loop.preview.every == 0):
+                    with watch("evaluation"):
+                        print(f"sampled {preview(state, step)}", flush=True)
+    except (checkpoints.SaveError, video.FileError) as error:
+        cli.fail(error)
+    finally:
+        stream.close()
+
+
+if __name__ == "__main__":
+    cli.run(main)

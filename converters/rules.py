@@ -116,43 +116,63 @@ def _fail(problems: Sequence[str], what: str) -> None:
         raise ValueError(f"{what}: {len(problems)} problems\n  " + "\n  ".join(problems))
 
 
-def _key_problems(leaves: Sequence[_Leaf], table: Table, keys: Sequence[str]) -> list[str]:
-    known = [key for leaf in leaves for key in leaf.keys]
-    dropped = [k for row in table if isinstance(row, Ignored) for k in _alternatives(row.reference)]
-    named, given = set(known), set(keys)
-    problems = _repeated(known + [k for k in dropped if "*" not in k], "named")
-    problems += [f"{key}: missing" for key in known if key not in given]
-    for key in keys:
-        if key not in named and not any(fnmatch.fnmatchcase(key, pattern) for pattern in dropped):
-            problems.append(f"{key}: unknown, no row of the table names it")
-    return problems
-
-
-def _path_problems(leaves: Sequence[_Leaf], paths: Sequence[str]) -> list[str]:
+def _row_problems(leaves: Sequence[_Leaf], table: Table, paths: Sequence[str]) -> list[str]:
+    """Keys named twice, and our arrays that are not filled exactly once."""
+    keys = [key for leaf in leaves for key in leaf.keys] + list(_written_back(table))
     filled = [leaf.path for leaf in leaves]
     named, ours = set(filled), set(paths)
-    problems = _repeated(filled, "filled")
+    problems = _repeated(keys, "named") + _repeated(filled, "filled")
     problems += [f"{path}: our network has no such array" for path in filled if path not in ours]
     problems += [f"{path}: no row of the table fills it" for path in paths if path not in named]
     return problems
 
 
-def _shape_problems(leaf: _Leaf, ours: tuple[int, ...], shapes: Mapping[str, Any]) -> list[str]:
-    """Compares the shapes in the file with those that our array asks for."""
+def _written_back(table: Table) -> dict[str, np.ndarray]:
+    ignored = [row for row in table if isinstance(row, Ignored) and row.value is not None]
+    return {key: row.value for row in ignored for key in _alternatives(row.reference)}
+
+
+def _single_shape(leaf: _Leaf, ours: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of each of the leaf's tensors in the reference, from the shape of our array."""
     if leaf.stacked and (not ours or ours[0] != len(leaf.keys)):
-        return [
-            f"{leaf.path}: {ours} does not stack the {len(leaf.keys)} tensors {leaf.keys[0]}, ..."
-        ]
+        raise ValueError(f"{leaf.path}: {ours} does not stack {len(leaf.keys)} x {leaf.keys[0]}")
     single = ours[1:] if leaf.stacked else ours
     try:
-        wanted = einops.rearrange(np.broadcast_to(np.int8(0), single), leaf.back).shape
+        return einops.rearrange(np.broadcast_to(np.int8(0), single), leaf.back).shape
     except einops.EinopsError:
-        return [f"{leaf.path}: shape {single} does not fit the pattern {leaf.back!r}"]
-    return [
-        f"{key}: shape {tuple(shapes[key])}, but {leaf.path} needs {wanted}"
-        for key in leaf.keys
-        if key in shapes and tuple(shapes[key]) != wanted
-    ]
+        raise ValueError(f"{leaf.path}: {single} does not fit pattern {leaf.back!r}") from None
+
+
+def _plan(table: Table, tree: Any) -> tuple[list[_Leaf], dict[str, tuple[int, ...]], list[str]]:
+    """The leaves, the shape of every reference tensor that holds something of ours, the faults."""
+    leaves = _leaves(table)
+    wanted = {p: tuple(x.shape) for p, x in traverse_util.flatten_dict(tree, sep="/").items()}
+    problems, shapes = _row_problems(leaves, table, list(wanted)), {}
+    for leaf in leaves:
+        if leaf.path in wanted:
+            try:
+                shapes |= dict.fromkeys(leaf.keys, _single_shape(leaf, wanted[leaf.path]))
+            except ValueError as fault:
+                problems.append(str(fault))
+    return leaves, shapes, problems
+
+
+def _file_problems(
+    leaves: Sequence[_Leaf],
+    table: Table,
+    wanted: Mapping[str, tuple[int, ...]],
+    given: Mapping[str, Sequence[int]],
+) -> list[str]:
+    known = [key for leaf in leaves for key in leaf.keys]
+    named = set(known)
+    dropped = [k for row in table if isinstance(row, Ignored) for k in _alternatives(row.reference)]
+    problems = [f"{key}: missing" for key in known if key not in given]
+    for key, shape in given.items():
+        if key in wanted and tuple(shape) != wanted[key]:
+            problems.append(f"{key}: shape {tuple(shape)}, but the network needs {wanted[key]}")
+        if key not in named and not any(fnmatch.fnmatchcase(key, pattern) for pattern in dropped):
+            problems.append(f"{key}: unknown, no row of the table names it")
+    return problems
 
 
 def _assemble(leaf: _Leaf, lookup: Callable[[str], np.ndarray]) -> np.ndarray:
@@ -194,43 +214,40 @@ def read(
         ValueError: at once, listing every tensor that is unknown, missing, named twice or of a
             wrong shape; while reading, where tensors that should be copies of one array differ.
     """
-    leaves = _leaves(table)
-    wanted = {p: tuple(x.shape) for p, x in traverse_util.flatten_dict(like, sep="/").items()}
-    problems = _key_problems(leaves, table, list(shapes)) + _path_problems(leaves, list(wanted))
-    for leaf in leaves:
-        if leaf.path in wanted:
-            problems += _shape_problems(leaf, wanted[leaf.path], shapes)
+    leaves, wanted, problems = _plan(table, like)
+    problems += _file_problems(leaves, table, wanted, shapes)
     _fail(problems, "these weights do not fit the network")
     return ((leaf.path, _assemble(leaf, lookup)) for leaf in leaves)
+
+
+def reference_shapes(table: Table, like: Any) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor that `write` gives, by key, in its order.
+
+    Raises:
+        ValueError: listing every array that no row names, is missing, or does not fit its row.
+    """
+    _, shapes, problems = _plan(table, like)
+    _fail(problems, "this network does not fit the table")
+    return shapes | {key: value.shape for key, value in _written_back(table).items()}
 
 
 def write(table: Table, tree: Any) -> Iterator[tuple[str, np.ndarray]]:
     """The reference's tensors, one at a time, as (key, array), from our tree.
 
     Raises:
-        ValueError: at once, listing every array that no row names, is missing, or whose rank or
-            number of layers does not fit its row.
+        ValueError: at once, as `reference_shapes`.
     """
-    leaves = _leaves(table)
-    arrays = traverse_util.flatten_dict(tree, sep="/")
-    problems = _path_problems(leaves, list(arrays))
-    for leaf in leaves:
-        if leaf.path in arrays:
-            problems += _shape_problems(leaf, tuple(arrays[leaf.path].shape), {})
-    _fail(problems, "this network does not fit the table")
-    return _written(leaves, table, arrays)
+    reference_shapes(table, tree)
+    return _written(table, traverse_util.flatten_dict(tree, sep="/"))
 
 
-def _written(leaves: Sequence[_Leaf], table: Table, arrays: Mapping[str, Any]) -> Iterator:
-    for leaf in leaves:
+def _written(table: Table, arrays: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
+    for leaf in _leaves(table):
         array = np.asarray(arrays[leaf.path])
         for i, key in enumerate(leaf.keys):
             single = array[i] if leaf.stacked else array
             yield key, np.ascontiguousarray(einops.rearrange(single, leaf.back))
-    for row in table:
-        if isinstance(row, Ignored) and row.value is not None:
-            for key in _alternatives(row.reference):
-                yield key, row.value
+    yield from _written_back(table).items()
 
 
 def to_ours(table: Table, state_dict: Mapping[str, np.ndarray], like: Any) -> dict[str, Any]:

@@ -6,18 +6,29 @@ error that names the nearest one that does.
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
 from jax.sharding import Mesh
 
-from cosmos_jax import optim, sharding
+from flax import traverse_util
+
+from cosmos_jax import flops, optim, sharding, train
+from cosmos_jax import preview as previews
+from cosmos_jax.data import pipeline, synthetic
+from cosmos_jax.data import scene as scenes
+from cosmos_jax.encode import Encoder, codec_params
+from cosmos_jax.generate import Generator, SampleConfig
 from cosmos_jax.models.dct_codec import DCTCodec
 from cosmos_jax.models.dit import DiT, DiTConfig
 from cosmos_jax.models.hashed_text import HashedText
 from cosmos_jax.models.wan_vae import WanVAE
 from cosmos_jax.train import Process, Trainer
+from cosmos_jax.types import TrainState
+from cosmos_jax.validation import ValidationConfig
 
 T = TypeVar("T")
 
@@ -64,9 +75,11 @@ VARIANTS = {
 cosmos-predict2.5)."""
 
 SECTIONS = (
-    "mesh model codec text process optimizer data validation checkpoint sample log".split()
+    *("mesh", "model", "codec", "text", "process", "optimizer"),
+    *("data", "scene", "validation", "checkpoint", "preview", "sample", "log"),
 )
-SETTINGS = "seed steps dtype attention remat trainable ema_rate".split()
+SETTINGS = ("seed", "steps", "dtype", "attention", "remat", "trainable", "ema_rate")
+SYNTHETIC = "synthetic"
 
 
 def check_keys(given: Any, known: Any, where: str) -> None:
@@ -166,6 +179,11 @@ def codec(values: Mapping[str, Any]) -> Any:
     if kind == "dct":
         return make(DCTCodec, section, "config.codec")
     if kind == "wan":
+        if section.pop("weights", None) != "random":
+            raise ValueError(
+                'config.codec.weights must be "random": this version cannot read published VAE '
+                "weights yet, and says so here rather than train on noise unasked"
+            )
         return make(WanVAE, section, "config.codec")
     raise ValueError(f"config.codec.kind={kind!r} must be dct or wan")
 
@@ -197,3 +215,274 @@ def trainer(values: Mapping[str, Any]) -> Trainer:
         ema_rate=values["ema_rate"],
         seed=values["seed"],
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When to save, and what stays (`checkpoints.Checkpoints`)."""
+
+    every: int
+    keep_last: int
+    keep_every: int | None
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"config.checkpoint.every={self.every} must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class PreviewConfig:
+    """When to sample videos during training (0: at the end only), and of how many held-out clips."""
+
+    every: int
+    clips: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    """When to write a line of metrics, and to which Weights & Biases project."""
+
+    every: int
+    wandb: str
+    project: str
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"config.log.every={self.every} must be at least 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """The loop's own settings.
+
+    Attributes:
+        steps: of the whole run.
+        batch: samples of one step, over all hosts.
+        rows: the rows of a batch that this host reads.
+        validation, checkpoint, preview, log: see their classes.
+    """
+
+    steps: int
+    batch: int
+    rows: list[int]
+    validation: ValidationConfig
+    checkpoint: CheckpointConfig
+    preview: PreviewConfig
+    log: LogConfig
+
+
+def loop(values: Mapping[str, Any], mesh: Mesh) -> Loop:
+    """The loop's settings.
+
+    Raises:
+        ValueError: a batch that the mesh cannot split, or a setting out of range.
+    """
+    batch = values["data"]["batch_size"]
+    return Loop(
+        steps=values["steps"],
+        batch=batch,
+        rows=sharding.batch_rows(mesh, batch),
+        validation=make(ValidationConfig, values["validation"], "config.validation"),
+        checkpoint=make(CheckpointConfig, values["checkpoint"], "config.checkpoint"),
+        preview=make(PreviewConfig, values["preview"], "config.preview"),
+        log=make(LogConfig, values["log"], "config.log"),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What follows from the config and the cameras of the data set.
+
+    Attributes:
+        latents: v, t, h, w, c of one sample.
+        text: s, e of one view's text.
+        tokens: of one sample.
+        flops: model FLOPs of one sample in one training step.
+        inputs: small inputs that initialise the network.
+        model: description of the network, for checkpoints.
+    """
+
+    latents: tuple[int, ...]
+    text: tuple[int, int]
+    tokens: int
+    flops: float
+    inputs: dict[str, Any]
+    model: dict[str, Any]
+
+
+def sizes(values: Mapping[str, Any], mesh: Mesh, trainer: Trainer, views: int) -> Sizes:
+    """Counts and checks shapes, without memory.
+
+    Raises:
+        ValueError: frames, pixels, text or a mesh that the network or the codec cannot take.
+    """
+    data, config, text = values["data"], trainer.net.config, text_encoder(values)
+    shape = latent_shape(codec(values), views, data["num_frames"], data["size"])
+    if text.width != (config.text_features or config.text_width):
+        raise ValueError(
+            f"config.text.width={text.width}, and the network takes text of "
+            f"{config.text_features or config.text_width} (config.model.text_features)"
+        )
+    sharding.context_letter(shape[1], shape[2] // config.patch, mesh.shape["context"])
+    controlled = bool(config.control_blocks)
+    inputs = train.network_inputs(shape[-1], text.width, controlled, mesh.shape["context"])
+    paths = traverse_util.flatten_dict(trainer.abstract_state(inputs, mesh).params, sep="/")
+    groups = {path.split("/")[0] for path in paths}
+    cost = flops.training_step(
+        config,
+        shape[:4],
+        text.tokens,
+        trunk_trained=bool(groups - {"control"}),
+        control_trained="control" in groups,
+    )
+    # What may change between two starts of one run is left out.
+    free = {"dtype", "param_dtype", "remat", "attention", "text_attention"}
+    network = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
+    return Sizes(
+        shape,
+        (text.tokens, text.width),
+        flops.tokens(config, shape[:4]),
+        cost,
+        inputs,
+        {"network": network, "trainable": values["trainable"], "codec": values["codec"]},
+    )
+
+
+def latent_shape(codec: Any, views: int, frames: int, size: tuple[int, int]) -> tuple[int, ...]:
+    """Shape v, t, h, w, c of one sample's latents.
+
+    Raises:
+        ValueError: frames or pixels that the codec cannot take; the message names what fits.
+    """
+    y, x = size
+    if frames < 1 or (frames - 1) % codec.temporal:
+        raise ValueError(
+            f"config.data.num_frames={frames} must be 1 + {codec.temporal} k: "
+            f"{[1 + codec.temporal * k for k in range(1, 8)]} ..."
+        )
+    step = 2 * codec.spatial
+    if y < step or x < step or y % step or x % step:
+        raise ValueError(
+            f"config.data.size=({y}, {x}) must be multiples of {step} (the codec's {codec.spatial} "
+            f"pixels by 2 latents a token); near it is ({round(y / step) * step or step}, "
+            f"{round(x / step) * step or step})"
+        )
+    t = 1 + (frames - 1) // codec.temporal
+    return views, t, y // codec.spatial, x // codec.spatial, codec.latent_channels
+
+
+
+def data(values: Mapping[str, Any], trainer: Trainer, folder: Path) -> pipeline.DataSet:
+    """Opens the data set; root "synthetic" is rendered into `folder` first.
+
+    Raises:
+        ValueError: bad data (`pipeline.open_dataset`), control that the network and the data set do
+            not agree on, or a view id outside the network's table.
+    """
+    config = make(pipeline.DataConfig, values["data"], "config.data")
+    network = trainer.net.config
+    if config.root == SYNTHETIC:
+        scene = make(scenes.SceneConfig, values["scene"], "config.scene")
+        config = dataclasses.replace(config, root=str(synthetic.write_dataset(folder, scene)))
+    if bool(network.control_blocks) != (config.control is not None):
+        raise ValueError(
+            "config.data.control: the network has a control branch and needs a control folder"
+            if network.control_blocks
+            else "config.data.control: the network has no control branch; set it to None"
+        )
+    found = pipeline.open_dataset(config)
+    for camera, view in found.train.cameras:
+        if network.view_rows and not 0 <= view < network.view_rows:
+            raise ValueError(
+                f"camera {camera} has view id {view}, and the network knows ids 0 to "
+                f"{network.view_rows - 1}; give ids in config.data.cameras"
+            )
+    return found
+
+
+def encoder(values: Mapping[str, Any], mesh: Mesh) -> Encoder:
+    """Clips to latents and text embeddings, with the codec's weights on the mesh."""
+    video_codec = codec(values)
+    weights = codec_params(video_codec, jax.random.key(values["seed"]), mesh)
+    return Encoder(video_codec, weights, text_encoder(values), mesh, values["dtype"])
+
+
+def generator(
+    values: Mapping[str, Any], mesh: Mesh, trainer: Trainer, **changes: Any
+) -> Generator:
+    """The sampler of `config.sample`, changed by keyword arguments."""
+    section = make(SampleConfig, {**values["sample"], **changes}, "config.sample")
+    return Generator(trainer.net, codec(values), trainer.process, section, mesh)
+
+
+def preview(
+    values: Mapping[str, Any],
+    mesh: Mesh,
+    trainer: Trainer,
+    encoder: Encoder,
+    data: pipeline.DataSet,
+    folder: Path,
+) -> Callable[[TrainState, int], Path]:
+    """A function (state, step) that samples held-out clips and returns the folder of their videos."""
+    sampler = generator(values, mesh, trainer)
+    clips = previews.held_out_clips(data, values["preview"]["clips"])
+    cameras = [camera for camera, _ in data.validation.cameras]
+
+    def sample(state: TrainState, step: int) -> Path:
+        variables = previews.sampling_variables(state, ema=True)
+        pixels = previews.sample_clips(sampler, encoder, variables, clips)
+        place = folder / f"step_{step:06d}"
+        if jax.process_index() == 0:
+            previews.write_preview(place, cameras, clips, pixels)
+        return place
+
+    return sample
+
+
+def summary(
+    values: Mapping[str, Any], mesh: Mesh, data: pipeline.DataSet, sizes: Sizes
+) -> str:
+    """What is about to run, in a few lines: data, views, stand-ins, sizes."""
+    train_set, held_out = data.train, data.validation
+    views = ", ".join(f"{camera or 'the view'}={view}" for camera, view in train_set.cameras)
+    lines = [
+        f"data     {train_set.config.root}: {len(train_set.episodes)} episodes, {len(train_set)} clips "
+        f"to train on; {len(held_out.episodes)} episodes, {len(held_out)} clips held out",
+        f"views    {views} (camera=view id, in this order)",
+        f"codec    {codec(values)}",
+        f"text     {text_encoder(values).description}",
+        f"mesh     {dict(mesh.shape)} on {mesh.size} x {jax.devices()[0].device_kind}",
+        f"sample   latents {sizes.latents} (v t h w c), {sizes.tokens} tokens, "
+        f"{sizes.flops / 1e12:.4g} TFLOP a training step",
+    ]
+    lines += [f"left out {file}: {reason}" for file, reason in data.skipped]
+    return "\n".join(lines)
+
+
+def keep_config(values: Mapping[str, Any], workdir: Path) -> None:
+    """Writes the config to WORKDIR/config.json; says on the console what a restart changed."""
+    path = workdir / "config.json"
+    now = json.loads(json.dumps(values))
+    if path.exists():
+        before = traverse_util.flatten_dict(json.loads(path.read_text("utf-8")), sep=".")
+        after = traverse_util.flatten_dict(now, sep=".")
+        for key in sorted(before.keys() | after.keys()):
+            if before.get(key) != after.get(key):
+                print(f"config.{key}: {before.get(key)} before, {after.get(key)} now", flush=True)
+    workdir.mkdir(parents=True, exist_ok=True)
+    if jax.process_index() == 0:
+        draft = path.with_suffix(".draft")
+        draft.write_text(json.dumps(now, indent=1), "utf-8")
+        draft.replace(path)
+
+
+def read_config(workdir: Path) -> dict[str, Any]:
+    """The config that a run was started with.
+
+    Raises:
+        ValueError: the folder is not a run's.
+    """
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{workdir} has no config.json: it is not a workdir of run_train.py")
+    return check_config(json.loads(path.read_text("utf-8")))

@@ -27,17 +27,19 @@ import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from flax import traverse_util
 
+from cosmos_jax import optim
 from cosmos_jax.types import Params, TrainState
 
 LATEST = "latest_checkpoint.txt"
 FROZEN = "frozen"
 TRASH = "trash"
+TMP = ".orbax-checkpoint-tmp"
 MOVING = ("params", "ema", "opt_state")
 """The fields of a `TrainState` that every checkpoint holds; `step` is in the record."""
 
@@ -324,12 +326,18 @@ def restore_weights(
             f"{path} holds no {item}: the run kept no EMA; ask for the masters instead"
         )
     still_path = _frozen_path(path, record)
-    trained, frozen = _split(params, set(_leaves(_metadata(path, item))))
+    names, flat = _leaves(_metadata(path, item)), traverse_util.flatten_dict(params, sep="/")
+    trained, frozen = (
+        traverse_util.unflatten_dict(
+            {k: v for k, v in flat.items() if (k in names) == chosen}, sep="/"
+        )
+        for chosen in (True, False)
+    )
     still = {"frozen": frozen, "constants": constants}
     _check_arrays(path, path, {item: trained}, dtypes=False)
     _check_arrays(path, still_path, still, dtypes=False)
     still = _read(still_path, still)
-    return _merge(_read(path, {item: trained})[item], still["frozen"]), still["constants"]
+    return optim.merge(_read(path, {item: trained})[item], still["frozen"]), still["constants"]
 
 
 def digest(tree: Any) -> str:
@@ -362,22 +370,6 @@ def _leaves(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
 
 
-def _split(params: Params, names: set[str]) -> tuple[Params, Params]:
-    """The parameters of those names, and the others."""
-    flat = flax.traverse_util.flatten_dict(params, sep="/")
-    chosen = {k: v for k, v in flat.items() if k in names}
-    others = {k: v for k, v in flat.items() if k not in names}
-    return (
-        flax.traverse_util.unflatten_dict(chosen, sep="/"),
-        flax.traverse_util.unflatten_dict(others, sep="/"),
-    )
-
-
-def _merge(a: Params, b: Params) -> Params:
-    flat = flax.traverse_util.flatten_dict(a) | flax.traverse_util.flatten_dict(b)
-    return flax.traverse_util.unflatten_dict(flat)
-
-
 def _standard_save(items: Mapping[str, Any]) -> dict[str, Any]:
     """Orbax arguments for the items that hold arrays: it refuses an empty one."""
     return {k: ocp.args.StandardSave(v) for k, v in items.items() if jax.tree.leaves(v)}
@@ -385,17 +377,13 @@ def _standard_save(items: Mapping[str, Any]) -> dict[str, Any]:
 
 def _read(folder: pathlib.Path, items: Mapping[str, Any]) -> dict[str, Any]:
     """Reads items of a folder onto the shardings of `items`; one without arrays is itself."""
-    abstract = jax.tree.map(_abstract_leaf, dict(items))
+    abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, dict(items))
     args = {k: ocp.args.StandardRestore(v) for k, v in abstract.items() if jax.tree.leaves(v)}
     if not args:
         return dict(items)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
         held = reader.restore(folder, args=ocp.args.Composite(**args))
     return {k: held[k] if k in args else v for k, v in items.items()}
-
-
-def _abstract_leaf(leaf: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 def _metadata(folder: pathlib.Path, item: str) -> Any:
@@ -465,10 +453,9 @@ def _discard(path: pathlib.Path, trash: pathlib.Path) -> None:
 
 def _sweep(directory: pathlib.Path) -> None:
     """Deletes what a killed or failed process left: unfinished steps, half-deleted ones."""
-    for unfinished in [*directory.glob("*.orbax-checkpoint-tmp*"), directory / TRASH]:
-        shutil.rmtree(unfinished, ignore_errors=True)
-    for unfinished in (directory / FROZEN).glob("*.orbax-checkpoint-tmp*"):
-        shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished = [*directory.glob(f"*{TMP}*"), *directory.glob(f"{FROZEN}/*{TMP}*")]
+    for path in [*unfinished, directory / TRASH]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _quiet_orbax() -> None:

@@ -46,9 +46,13 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         fail(" ".join(str(error).split()))
     except SystemExit:  # --help has printed its text
         sys.exit(0)
-    if len(rest) > 1:
-        fail(f"unexpected argument {rest[1]!r}: flags begin with --")
     return rest
+
+
+def no_arguments(argv: Sequence[str]) -> None:
+    """Fails where words are left that are not flags."""
+    if len(argv) > 1:
+        fail(f"unexpected argument {argv[1]!r}: flags begin with --")
 
 
 def read_config(flag: Any) -> Any:

@@ -223,7 +223,7 @@ def _start_wandb(
             dir=workdir,
             id=kept.read_text().strip() if goes_on else None,
             resume="allow" if goes_on else None,
-            mode=mode,
+            mode=mode,  # type: ignore[arg-type]  # one of WANDB_MODES
             config=dict(config),
         )
     except wandb.Error as error:

@@ -54,8 +54,7 @@ class Clip:
     name: Any
 
 
-@flax.struct.dataclass
-class Batch:
+class Batch(flax.struct.PyTreeNode):
     """What the training step sees, on the devices.
 
     Attributes:
@@ -75,8 +74,7 @@ class Batch:
     fps: Leaf
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """Everything that a step changes, and the frozen arrays that it reads.
 
     Attributes:

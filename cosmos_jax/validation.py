@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from cosmos_jax import sharding
+from cosmos_jax.data import pipeline
 from cosmos_jax.diffusion import flow
 from cosmos_jax.encode import Encoder
 from cosmos_jax.train import Trainer
@@ -37,9 +38,42 @@ class ValidationConfig:
     noises: int = 4
 
     def __post_init__(self) -> None:
-        """Raises a ValueError for counts that leave nothing to average."""
         if self.every < 0 or self.clips < 1 or self.noises < 1:
             raise ValueError(f"config.validation: {self} needs every >= 0, clips and noises >= 1")
+
+
+def read_clips(
+    data: pipeline.DataSet, config: ValidationConfig, rows: Sequence[int]
+) -> tuple[list[Clip], list[Clip]]:
+    """The fixed clips, and as many of other episodes whose control stands in for the true one.
+
+    The others are training clips. Where one set of episodes serves both purposes, they are the same
+    clips, half of them further on.
+
+    Raises:
+        ValueError: see `pipeline.validation_iterator`.
+    """
+
+    def read(clips: pipeline.Clips) -> list[Clip]:
+        iterator = pipeline.validation_iterator(clips, config.clips, rows)
+        try:
+            return [next(iterator) for _ in range(config.clips // clips.config.batch_size)]
+        finally:
+            iterator.close()
+
+    clips = read(data.validation)
+    if clips[0].control is None:
+        return clips, []
+    if data.train.episodes != data.validation.episodes:
+        return clips, read(data.train)
+    half = len(clips) // 2
+    return clips, [*clips[half:], *clips[:half]] if half else [_turned(clips[0])]
+
+
+def _turned(clip: Clip) -> Clip:
+    """A stack whose samples carry the control of another one of the stack."""
+    assert clip.control is not None
+    return dataclasses.replace(clip, control=np.roll(clip.control, 1, axis=0))
 
 
 class Validation:

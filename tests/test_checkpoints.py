@@ -294,11 +294,13 @@ def test_a_write_that_fails_keeps_the_previous_checkpoint(tmp_path):
             assert_save_fails_and_the_previous_stays(writer, "File too large")
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert set(os.listdir(directory)) == {"1", "frozen", "latest_checkpoint.txt"}
+        assert checkpoints.complete_steps(directory) == [1]
+        assert (directory / "latest_checkpoint.txt").read_text() == "1\n"
         got, _ = writer.restore(state)
         assert_same_bits(got, state)
         writer.save(make_state(3), 3, None)
-    assert checkpoints.complete_steps(directory) == [3]
+    with checkpoints.Checkpoints(directory, MODEL, keep_last=1):
+        assert set(os.listdir(directory)) == {"3", "frozen", "latest_checkpoint.txt"}
 
 
 @failing_write

@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from converters.rules import Ignored, Rule, read, to_ours, to_reference
+from converters.rules import Ignored, Rule, read, reference_shapes, to_ours, to_reference
 
 pytestmark = pytest.mark.core
 
@@ -54,6 +54,13 @@ def like():
     }
 
 
+def test_shapes_are_known_before_any_tensor_is_written():
+    tensors = state_dict()
+    shapes = reference_shapes(TABLE, like())
+    assert shapes == {key: tensor.shape for key, tensor in tensors.items()}
+    assert list(shapes) == list(to_reference(TABLE, to_ours(TABLE, tensors, like())))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
 def test_round_trip_is_exact(dtype):
     tensors = state_dict(dtype)
@@ -95,9 +102,9 @@ def test_one_error_lists_every_fault():
     assert str(error.value).splitlines() == [
         "these weights do not fit the network: 4 problems",
         "  layers.1.key.weight: missing",
+        "  embed.weight: shape (4, 6), but the network needs (6, 4)",
+        "  hint.4.bias: shape (1, 4), but the network needs (4,)",
         "  layers.3.key.weight: unknown, no row of the table names it",
-        "  embed.weight: shape (4, 6), but params/embed/kernel needs (6, 4)",
-        "  hint.4.bias: shape (1, 4), but params/hint/bias needs (4,)",
     ]
 
 
@@ -111,7 +118,7 @@ def test_the_network_is_covered_too():
     message = str(error.value)
     assert "params/extra/bias: no row of the table fills it" in message
     assert "params/embed/kernel: our network has no such array" in message
-    assert "params/hint/bias: (2, 4) does not stack the 3 tensors" in message
+    assert "params/hint/bias: (2, 4) does not stack 3 x hint.0.bias" in message
     with pytest.raises(ValueError, match="extra/bias: no row"):
         to_ours(TABLE, state_dict(), ours)
 

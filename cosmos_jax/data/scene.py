@@ -11,6 +11,7 @@ centre of the pixel in row i and column j lies at (j + 0.5, i + 0.5).
 import collections
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -101,7 +102,7 @@ class SceneConfig:
     frames: int = 29
     fps: int = 10
     cameras: int = 4
-    size: tuple[int, int] = (96, 160)
+    size: Sequence[int] = (96, 160)
     overlap: float = 12.0
     supersample: int = 2
 
@@ -112,9 +113,9 @@ class SceneConfig:
                 raise ValueError(f"scene: {name} is {getattr(self, name)}; it must be at least 1")
         if self.seed < 0:
             raise ValueError(f"scene: seed is {self.seed}; it must not be negative")
-        if len(self.size) != 2 or any(n < 2 or n % 2 for n in self.size):
+        if len(self.size) != 2 or any(n < 8 or n % 2 for n in self.size):
             raise ValueError(
-                f"scene: size is {self.size}; it must be two even numbers, rows and columns"
+                f"scene: size is {self.size}; it must be two even numbers from 8 on (rows, columns)"
             )
         if not 0 < self.field_of_view < 160:
             raise ValueError(
@@ -258,6 +259,7 @@ def make_world(config: SceneConfig, episode: int) -> World:
     )
     columns = zip(*(box for _, boxes in things for box in boxes), strict=True)
     boxes = Boxes(*(np.array(column, np.float32) for column in columns))
+    boxes = boxes._replace(kind=boxes.kind.astype(np.int32))
     aside = (own_lane - (lanes - 1) / 2) * LANE
     return World(caption, time_of_day, verge, lanes, bend, speed, aside, sun, boxes)
 

@@ -90,10 +90,25 @@ def make_cameras(config: SceneConfig) -> tuple[Camera, ...]:
         above = rays[:, :horizon] / np.linalg.norm(rays[:, :horizon], axis=0)
         sky = above[:2] / (above[2] + 0.12)
         mist = _mist(depth, rays[:, horizon:])
-        rays = _pinhole_rays(samples, rows * times, columns * times, pose)
-        fields = (pose, samples, rays, ground, depth, mist, spread, sky, np.sqrt(above[2]))
-        pose, matrix, rays, *fields = (n.astype(np.float32) for n in fields)
-        cameras.append(Camera(pose, matrix, rays, pixel, horizon, *fields))
+        camera = Camera(
+            pose=pose,
+            matrix=samples,
+            rays=_pinhole_rays(samples, rows * times, columns * times, pose),
+            pixel=pixel,
+            horizon=horizon,
+            ground=ground,
+            ground_depth=depth,
+            ground_mist=mist,
+            spread=spread,
+            sky=sky,
+            elevation=np.sqrt(above[2]),
+        )
+        single = {
+            name: array.astype(np.float32)
+            for name, array in camera._asdict().items()
+            if name not in ("pixel", "horizon")
+        }
+        cameras.append(camera._replace(**single))
     return tuple(cameras)
 
 
@@ -152,24 +167,24 @@ def cast(camera: Camera, world: World, placed: Placed) -> Hits:
     x, y, z = (camera.pose[:3, 3] - placed.centre).T
     origin = np.stack([*_turn(x, y, cos, sin), z], -1)
     half = world.boxes.size / 2
-    for box, (top, bottom, left, right) in enumerate(_bounds(camera, corners(world, placed))):
+    for number, (top, bottom, left, right) in enumerate(_bounds(camera, corners(world, placed))):
         if bottom <= top or right <= left:
             continue
         region = np.s_[top:bottom, left:right]
         x, y, z = camera.rays[:, *region]
         enter, leave = np.float32(0), np.float32(np.inf)
-        for axis, ray in enumerate((*_turn(x, y, cos[box], sin[box]), z)):
+        for axis, ray in enumerate((*_turn(x, y, cos[number], sin[number]), z)):
             inverse = 1 / (ray + np.float32(1e-12))  # A ray along a face would divide by zero.
-            middle, reach = -origin[box, axis] * inverse, half[box, axis] * np.abs(inverse)
+            middle, reach = -origin[number, axis] * inverse, half[number, axis] * np.abs(inverse)
             enter, leave = np.maximum(enter, middle - reach), np.minimum(leave, middle + reach)
         closer = (enter < leave) & (enter > 0) & (enter < depth[region])
         np.copyto(depth[region], enter, where=closer)
-        np.copyto(nearest[region], np.int32(box), where=closer)
+        np.copyto(nearest[region], np.int32(number), where=closer)
     sample = np.flatnonzero(nearest >= 0)
-    box, depth = nearest.reshape(-1)[sample], depth.reshape(-1)[sample]
-    x, y, z = camera.rays.reshape(3, -1)[:, sample] * depth
+    box, distance = nearest.reshape(-1)[sample], depth.reshape(-1)[sample]
+    x, y, z = camera.rays.reshape(3, -1)[:, sample] * distance
     point = np.stack([*_turn(x, y, cos[box], sin[box]), z]) + origin[box].T
-    return Hits(sample, box, depth, point)
+    return Hits(sample, box, distance, point)
 
 
 def render_depth(config: SceneConfig, episode: int, frame: int) -> Float[np.ndarray, "v y x"]:
@@ -367,13 +382,13 @@ def _render_view(
     boxes = _blend(boxes, haze[:, 0], mist)
     pixel, rays = camera.pixel.reshape(-1)[hits.sample], config.supersample**2
     behind = 1 - np.bincount(pixel, minlength=paint[0].size) / rays
-    images = []
-    for below, above in ((paint, boxes), (control, layout)):
+
+    def finish(below, above):
         planes = [np.bincount(pixel, plane, behind.size) / rays for plane in above]
-        image = np.stack(planes) + below.reshape(3, -1) * behind
-        image = (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
-        images.append(image.T.reshape(*config.size, 3))
-    return tuple(images)
+        image = np.clip(np.stack(planes) + below.reshape(3, -1) * behind, 0, 1)
+        return (image * 255 + 0.5).astype(np.uint8).T.reshape(*config.size, 3)
+
+    return finish(paint, boxes), finish(control, layout)
 
 
 class Episode(NamedTuple):
@@ -442,7 +457,7 @@ def _write_episode(root: pathlib.Path, config: SceneConfig, number: int) -> None
     episode, name = render_episode(config, number), f"episode_{number:04d}"
     for folder, videos in (("videos", episode.video), (CONTROL, episode.control)):
         for camera, frames in zip(episode.cameras, videos, strict=True):
-            video.write_video(root / folder / camera / f"{name}.mp4", frames, config.fps)
+            video.write_video(root / folder / camera / f"{name}.mp4", frames, float(config.fps))
     caption = root / "captions" / episode.cameras[0] / f"{name}.json"
     caption.write_text(json.dumps({"caption": episode.caption}))
 

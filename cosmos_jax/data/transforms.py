@@ -2,10 +2,10 @@
 
 A resize filters columns, then rows, with the antialiased filters of
 `torch.nn.functional.interpolate(antialias=True)`. Scale, centres and weights are worked out in
-float32 as there: in float64 they move the result by up to 0.01 of 255, enough to change what rounding
-and truncation give. Rules that round apply the filters as matrix products. Truncation shows the last
-bit of a sum wherever the exact result is a whole number, so the rule that truncates adds in torch's
-order instead, at four times the cost.
+float32 as there: in float64 they move the result by up to 0.01 of 255, enough to change what
+rounding and truncation give. Rules that round apply the filters as matrix products. Truncation
+shows the last bit of a sum wherever the exact result is a whole number, so the rule that truncates
+adds in torch's order instead, at three times the cost.
 """
 
 import functools
@@ -83,7 +83,7 @@ def _bands(
 
 def _resample(
     frames: Frames, size: Size, *, cubic: bool = False, window: Size | None = None
-) -> Frames:
+) -> UInt8[np.ndarray, "f h w 3"]:
     """Resizes each frame to `size`, keeps the central `window` of it, rounds and clips."""
     f, y, x, _ = frames.shape
     h, w = window or size
@@ -136,13 +136,10 @@ def _filter_in_order(
 
     The product of two float32 is exact in float64: a fused tap rounds its sum only.
     """
-    total = None
+    total = np.zeros([n_out if i == axis else n for i, n in enumerate(planes.shape)], np.float32)
     for tap in _taps(planes.shape[axis], n_out):
         weights, fused = (a.reshape([-1 if i == axis else 1 for i in range(3)]) for a in tap[1:])
         product = np.multiply(np.take(planes, tap.inputs, axis), weights, dtype=np.float64)
-        if total is None:
-            total = product.astype(np.float32)
-            continue
         if not fused.all():
             product = np.where(fused, product, product.astype(np.float32))
         np.add(total, product, out=total, dtype=np.float64, casting="same_kind")

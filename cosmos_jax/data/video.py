@@ -4,30 +4,36 @@ A frame number is the rank of its timestamp. Frames are looked up by timestamp, 
 `round(time * fps)`, so variable frame rates, odd start times and B-frames give the right pictures.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
+import json
 import os
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
+from absl import logging
 from av.container import InputContainer
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
+_CACHE_VERSION = 1
 
-class VideoError(ValueError):
-    """A video file that cannot be used; the message names the file and the reason."""
+
+class FileError(ValueError):
+    """A file that cannot be used; the message names the file and the reason."""
 
     def __init__(self, path: str, reason: str):
         super().__init__(f"{path}: {reason}")
         self.path, self.reason = path, reason
 
     def __reduce__(self) -> tuple:  # crosses from worker processes
-        return VideoError, (self.path, self.reason)
+        return FileError, (self.path, self.reason)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +44,7 @@ class VideoInfo:
         path: the file.
         size: (rows, columns).
         fps: frames per second, the average where it varies.
-        pts: timestamps of the frames in order, in units of the stream; a `range` where evenly spaced.
+        pts: timestamps of the frames in order, in units of the stream; a `range` where even.
     """
 
     path: str
@@ -54,76 +60,151 @@ class VideoInfo:
 
 @contextlib.contextmanager
 def _open(path: str):
-    """The container and its first video stream; libav's errors become `VideoError`."""
+    """The container and its first video stream; libav's errors become `FileError`."""
     try:
         with av.open(path) as container:
             if not container.streams.video:
-                raise VideoError(path, "holds no video stream")
+                raise FileError(path, "holds no video stream")
             stream = container.streams.video[0]
             stream.thread_type = "NONE"  # clips are decoded in parallel, one thread each
             stream.codec_context.thread_count = 1
             yield container, stream
     except (av.FFmpegError, OSError) as error:
-        reason = str(error.strerror or error).rstrip(".").lower()
-        raise VideoError(path, f"cannot be read ({reason}); truncated or not a video") from error
+        reason = str(error.strerror or error).lower()
+        if isinstance(error, av.InvalidDataError):
+            reason = "truncated, damaged or not a video"
+        raise FileError(path, f"cannot be read: {reason}") from error
 
 
-def _indexed_pts(stream: VideoStream, file_size: int, path: str) -> range | None:
-    """Timestamps by the container's own index, without reading the frames; None where it cannot say.
+def _evenly_spaced(times: Sequence[int]) -> range | None:
+    """The times as a `range`, or None where they are not evenly spaced."""
+    if len(times) < 2 or times[1] <= times[0]:
+        return None
+    step = times[1] - times[0]
+    even = range(times[0], times[0] + len(times) * step, step)
+    return even if list(times) == list(even) else None
+
+
+def _indexed_pts(stream: VideoStream, path: str) -> range | None:
+    """Timestamps by the container's own index, no frame read; None where it cannot say.
 
     Raises:
-        VideoError: the index points beyond the end of the file.
+        FileError: the index points beyond the end of the file.
     """
     entries = list(stream.index_entries)
-    ends = [e.pos + e.size for e in entries]
-    if ends and max(ends) > file_size:
-        whole = sum(end <= file_size for end in ends)
-        raise VideoError(
-            path, f"truncated: the header promises {len(ends)} frames, the file holds {whole}"
+    size = os.path.getsize(path)
+    here = sum(e.pos + e.size <= size for e in entries)
+    if here < len(entries):
+        raise FileError(
+            path, f"truncated: the header promises {len(entries)} frames, the file holds {here}"
         )
-    times = [e.timestamp for e in entries]  # of decoding: shifted, and evenly spaced if pts are
-    step = times[1] - times[0] if len(times) > 1 else stream.duration or 0
-    even = step > 0 and times == list(range(times[0], times[0] + len(times) * step, step))
-    whole = len(times) == stream.frames and stream.duration == len(times) * step
-    if not (even and whole) or stream.start_time is None or any(e.is_discard for e in entries):
+    decoded = _evenly_spaced([e.timestamp for e in entries])  # then so are the times of display
+    if decoded is None or stream.start_time is None or any(e.is_discard for e in entries):
         return None
-    return range(stream.start_time, stream.start_time + len(times) * step, step)
+    if stream.frames != len(decoded) or stream.duration != len(decoded) * decoded.step:
+        return None
+    return range(stream.start_time, stream.start_time + len(decoded) * decoded.step, decoded.step)
 
 
-def _demuxed_pts(container: InputContainer, stream: VideoStream, path: str) -> tuple[int, ...]:
+def _demuxed_pts(
+    container: InputContainer, stream: VideoStream, path: str
+) -> range | tuple[int, ...]:
     """Timestamps by reading every packet."""
     packets = [p for p in container.demux(stream) if p.size and not p.is_discard]
     if any(p.is_corrupt for p in packets):
-        raise VideoError(path, "holds corrupt packets; encode it again")
+        raise FileError(path, "holds corrupt packets; encode it again")
     pts = sorted(p.pts for p in packets if p.pts is not None)
     if len(pts) < len(packets) or len(set(pts)) < len(pts):
-        raise VideoError(path, "frames without a timestamp of their own; encode it again")
+        raise FileError(path, "frames without a timestamp of their own; encode it again")
     if len(pts) < stream.frames - sum(e.is_discard for e in stream.index_entries):
-        raise VideoError(
-            path, f"truncated: the header promises {stream.frames} frames, the file holds {len(pts)}"
+        raise FileError(
+            path,
+            f"truncated: the header promises {stream.frames} frames, the file holds {len(pts)}",
         )
-    return tuple(pts)
+    return _evenly_spaced(pts) or tuple(pts)
 
 
 def probe(path: str | os.PathLike) -> VideoInfo:
     """Reads the header (and, where it does not say when frames are shown, the packets).
 
     Raises:
-        VideoError: unreadable, truncated, not a video, or without frames.
+        FileError: unreadable, truncated, not a video, or without frames.
     """
     path = str(path)
     with _open(path) as (container, stream):
-        pts = _indexed_pts(stream, os.path.getsize(path), path)
-        if pts is None:
-            pts = _demuxed_pts(container, stream, path)
+        pts = _indexed_pts(stream, path) or _demuxed_pts(container, stream, path)
         if not pts:
-            raise VideoError(path, "holds no frames")
+            raise FileError(path, "holds no frames")
         fps = stream.average_rate
         if not fps:
-            raise VideoError(path, "states no frame rate; encode it again with one")
+            raise FileError(path, "states no frame rate; encode it again with one")
         if not stream.width or not stream.height:
-            raise VideoError(path, "states no frame size; it is truncated or damaged")
+            raise FileError(path, "states no frame size; it is truncated or damaged")
         return VideoInfo(path, (stream.height, stream.width), Fraction(fps), pts)
+
+
+def _load_headers(cache: Path) -> dict[str, list]:
+    """The cache file's rows, by path; empty where there is none or it is not ours."""
+    try:
+        content = json.loads(cache.read_text())
+        return content["files"] if content["version"] == _CACHE_VERSION else {}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        logging.warning("header cache %s is not readable (%s); reading all headers", cache, error)
+        return {}
+
+
+def _save_headers(cache: Path, rows: dict[str, list]) -> None:
+    partial = cache.with_name(f".{cache.name}.{os.getpid()}.partial")
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps({"version": _CACHE_VERSION, "files": rows}))
+        os.replace(partial, cache)
+    except OSError as error:
+        logging.warning("header cache %s is not writable (%s); headers are not kept", cache, error)
+
+
+def _to_row(info: VideoInfo) -> list:
+    pts, even = info.pts, isinstance(info.pts, range)
+    numbers = [pts.start, pts.stop, pts.step] if isinstance(pts, range) else list(pts)
+    return [*info.size, *info.fps.as_integer_ratio(), even, numbers]
+
+
+def _from_row(path: str, row: list) -> VideoInfo:
+    rows, columns, numerator, denominator, even, pts = row
+    spaced = range(*pts) if even else tuple(pts)
+    return VideoInfo(path, (rows, columns), Fraction(numerator, denominator), spaced)
+
+
+def probe_all(paths: Sequence[str], cache: Path, threads: int) -> dict[str, VideoInfo | FileError]:
+    """`probe` of every path that exists: its header, or what is wrong with it.
+
+    Headers are kept in the file `cache`, and read again only where size or time of change differ.
+    Files that are wrong are not kept. A cache that cannot be read or written costs time only.
+    """
+    kept = _load_headers(cache)
+
+    def look(path: str) -> tuple[list[int], VideoInfo | FileError] | None:
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            return None
+        stamp = [status.st_size, status.st_mtime_ns]
+        if path in kept and kept[path][0] == stamp:
+            return stamp, _from_row(path, kept[path][1])
+        try:
+            return stamp, probe(path)
+        except FileError as error:
+            return stamp, error
+
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        looked = zip(paths, pool.map(look, paths), strict=True)
+        seen = {path: result for path, result in looked if result is not None}
+    good = {p: [t, _to_row(i)] for p, (t, i) in seen.items() if isinstance(i, VideoInfo)}
+    if any(kept.get(path) != row for path, row in good.items()):
+        _save_headers(cache, kept | good)
+    return {path: info for path, (_, info) in seen.items()}
 
 
 def _decode(
@@ -136,18 +217,19 @@ def _decode(
     found: dict[int, np.ndarray] = {}
     last = max(wanted)
     for frame in container.decode(stream):
-        number = wanted.get(frame.pts)
-        if number is not None:
+        if frame.pts is None:
+            continue
+        if (number := wanted.get(frame.pts)) is not None:
             if frame.is_corrupt:
-                raise VideoError(info.path, f"frame {number} is damaged")
+                raise FileError(info.path, f"frame {number} is damaged")
             if (frame.height, frame.width) != info.size:
-                raise VideoError(
+                raise FileError(
                     info.path,
                     f"frame {number} is {frame.height}x{frame.width}, the first {info.size[0]}x"
                     f"{info.size[1]}; encode it again at one size",
                 )
-            found[number] = frame.to_ndarray(format="rgb24")
-        if frame.pts is not None and frame.pts >= last:
+            found[number] = frame.reformat(format="rgb24", threads=1).to_ndarray()
+        if frame.pts >= last:
             break
     return found
 
@@ -156,21 +238,21 @@ def read_frames(info: VideoInfo, frames: Sequence[int]) -> UInt8[np.ndarray, "f 
     """The given frames, in the given order, as RGB; exact for lossless RGB files.
 
     Raises:
-        VideoError: a frame beyond the end, damaged, or not where the header says.
+        FileError: a frame beyond the end, damaged, or not where the header says.
     """
     outside = [i for i in frames if not 0 <= i < info.frames]
     if outside or not frames:
-        raise VideoError(info.path, f"frames {outside} asked of a video of {info.frames} frames")
+        raise FileError(info.path, f"frames {outside} asked of a video of {info.frames} frames")
     wanted = {info.pts[i]: i for i in frames}
     with _open(info.path) as (container, stream):
         container.seek(min(wanted), stream=stream)
         found = _decode(container, stream, info, wanted)
-        if len(found) < len(wanted):  # some containers seek past the frame: then from the start
-            container.seek(info.pts[0], stream=stream)
+    if len(found) < len(wanted):  # some containers seek past the frame: then from the start
+        with _open(info.path) as (container, stream):
             found = _decode(container, stream, info, wanted)
     missing = sorted(set(wanted.values()) - found.keys())
     if missing:
-        raise VideoError(
+        raise FileError(
             info.path,
             f"frame {missing[0]} cannot be decoded ({len(missing)} of {len(wanted)} are missing); "
             "the file is damaged or has changed since it was scanned",
@@ -179,7 +261,10 @@ def read_frames(info: VideoInfo, frames: Sequence[int]) -> UInt8[np.ndarray, "f 
 
 
 def write_video(
-    path: str | os.PathLike, frames: UInt8[np.ndarray, "f y x 3"], fps: float, crf: int = 18
+    path: str | os.PathLike,
+    frames: UInt8[np.ndarray, "f y x 3"],
+    fps: float | int | Fraction,
+    crf: int = 18,
 ) -> None:
     """Writes an H.264 mp4 that browsers play. The file appears whole or not at all.
 
@@ -209,7 +294,7 @@ def _encode(path: Path, frames: np.ndarray, fps: Fraction, crf: int) -> None:
     codec, pixels = ("libx264", "yuv420p") if crf else ("libx264rgb", "rgb24")
     options = {"crf": str(crf), "preset": "medium"}
     with av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = container.add_stream(codec, rate=fps, options=options)
+        stream = cast(VideoStream, container.add_stream(codec, rate=fps, options=options))
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixels
         context = stream.codec_context
         if crf:  # said in the file, or players guess by the size of the picture

@@ -76,7 +76,8 @@ def _basis(table: tuple, frames: int) -> np.ndarray:
 
 
 def _statistics(table: tuple) -> tuple[np.ndarray, np.ndarray]:
-    return tuple(np.array([row[k] for row in table], np.float32) for k in (1, 2))
+    _, mean, deviation = zip(*table, strict=True)
+    return np.array(mean, np.float32), np.array(deviation, np.float32)
 
 
 def _encode(pixels: jax.Array, table: tuple, frames: int) -> jax.Array:

@@ -11,7 +11,6 @@ import dataclasses
 import functools
 from typing import Any
 
-import einops
 import flax.linen as nn
 import flax.struct
 import jax
@@ -173,7 +172,7 @@ class Block(nn.Module):
             modulation = layers.Modulation(3, c.modulation_rank, **c.dtypes, name=name)
             parts = modulation(shared.time, offset)
             shift, scale, gate = (part.astype(x.dtype) for part in parts)
-            return layers.layer_norm(x) * (1 + scale) + shift, gate
+            return layers.affine_norm(x, 1 + scale, shift), gate
 
         y, gate = modulated(x, "self_attn_modulation", shared.offsets[0])
         among = functools.partial(
@@ -185,8 +184,7 @@ class Block(nn.Module):
             across = functools.partial(
                 attention.view_attention, neighbours=shared.neighbours, backend=c.attention
             )
-            zeros = nn.initializers.zeros_init()
-            x = x + attend(GRID, name="view_attn", out_init=zeros)(y, y, across)
+            x = x + attend(GRID, name="view_attn", out_init=layers.ZEROS)(y, y, across)
         y, gate = modulated(x, "text_attn_modulation", shared.offsets[1])
         to_text = functools.partial(attention.text_attention, backend=c.text_attention)
         x = x + gate * attend("b v s d", name="text_attn")(y, shared.text, to_text)
@@ -202,9 +200,8 @@ class Block(nn.Module):
         self.sow("intermediates", "output", x)
         if not self.emits_hint:
             return x, None
-        zeros = nn.initializers.zeros_init()
         after = layers.Linear(
-            c.width, GRID, **c.dtypes, use_bias=True, kernel_init=zeros, name="after"
+            c.width, GRID, **c.dtypes, use_bias=True, kernel_init=layers.ZEROS, name="after"
         )
         return x, after(x)
 
@@ -245,8 +242,7 @@ class ControlStem(nn.Module):
         for i, width in enumerate(c.hint_widths):
             init = layers.fan_out_normal
             y = layers.silu(linear(width, use_bias=True, kernel_init=init, name=f"hint_{i}")(y))
-        zeros = nn.initializers.zeros_init()
-        return x + linear(c.width, use_bias=True, kernel_init=zeros, name="before")(y)
+        return x + linear(c.width, use_bias=True, kernel_init=layers.ZEROS, name="before")(y)
 
 
 class Control(nn.Module):
@@ -309,25 +305,8 @@ class Final(nn.Module):
         c = self.config
         modulation = layers.Modulation(2, c.modulation_rank, **c.dtypes, name="modulation")
         shift, scale = modulation(time, offset[..., : 2 * c.width])
-        y = layers.layer_norm(x.astype(jnp.float32)) * (1 + scale) + shift
+        y = layers.affine_norm(x.astype(jnp.float32), 1 + scale, shift)
         return layers.Linear(c.patch**2 * c.channels, GRID, **c.dtypes, name="out")(y)
-
-
-def resize_nearest(mask: Float[Array, "b y x"], h: int, w: int) -> Float[Array, "b h w"]:
-    """Takes row floor(i y / h) and column floor(j x / w), as torch's "nearest"."""
-    y, x = mask.shape[1:]
-    return mask[:, np.arange(h) * y // h][:, :, np.arange(w) * x // w]
-
-
-def patchify(x: Float[Array, "b v t h w c"], patch: int) -> Float[Array, "b v t hp wp p"]:
-    """Patches as vectors: channel slowest, then row, then column."""
-    x = einops.rearrange(x, "b v t (h m) (w n) c -> b v t h w (c m n)", m=patch, n=patch)
-    return sharding.constrain(x, GRID)
-
-
-def unpatchify(x: Float[Array, "b v t hp wp p"], patch: int) -> Float[Array, "b v t h w c"]:
-    """Latents from vectors of row, then column, then channel fastest: not `patchify`'s order."""
-    return einops.rearrange(x, "b v t h w (m n c) -> b v t (h m) (w n) c", m=patch, n=patch)
 
 
 def control_from_trunk(params: Params) -> Params:
@@ -410,7 +389,7 @@ class DiT(nn.Module):
         hint_index[list(c.control_blocks)] = np.arange(len(c.control_blocks))
         x, _ = stack(c, c.blocks)(x, jnp.asarray(hint_index), shared)
         final = Final if c.remat == "none" else nn.remat(Final)
-        return unpatchify(final(c, name="final")(x, time, shift), c.patch)
+        return layers.unpatchify(final(c, name="final")(x, time, shift), c.patch)
 
     def _check(self, latents: Array, text: Array, control: Array | None, fps: Any) -> None:
         c = self.config
@@ -460,13 +439,12 @@ class DiT(nn.Module):
         if not c.view_modulation:
             return shift, shift, shift
         vectors = layers.Embed(c.view_rows, c.width, **c.dtypes, std=0.05, name="view_modulation")
-        zeros = nn.initializers.zeros_init()
         project = layers.Linear(
             9 * c.width,
             "b v t d",
             **c.dtypes,
             use_bias=True,
-            kernel_init=zeros,
+            kernel_init=layers.ZEROS,
             name="view_project",
         )
         y = project(vectors(view_ids)[:, :, None].astype(jnp.float32))
@@ -499,7 +477,7 @@ class DiT(nn.Module):
         b, v, t, h, w, _ = shape
         extra = [mask[..., None, None, None]]
         if c.pads:
-            flat = jnp.zeros((b, h, w)) if padding is None else resize_nearest(padding, h, w)
+            flat = jnp.zeros((b, h, w)) if padding is None else layers.resize_nearest(padding, h, w)
             extra.append(flat[:, None, None, :, :, None])
         if c.view_channels:
             std = 0.02 if c.neighbours else 1.0
@@ -509,4 +487,4 @@ class DiT(nn.Module):
 
     def _patches(self, latents: Array, extra: list[Array]) -> Array:
         joined = jnp.concatenate([latents.astype(self.config.dtype), *extra], axis=-1)
-        return patchify(joined, self.config.patch)
+        return layers.patchify(joined, self.config.patch)

@@ -29,9 +29,9 @@ class HashedText:
     """Encodes captions as rows of word vectors.
 
     A row is the word's vector plus a little of its position's, scaled to variance one. Words are
-    runs of letters and digits, in lower case. Rows after the last word hold the padding's vector, so
-    the empty caption (written "" or " ") is padding throughout; words beyond `tokens` are left out,
-    as the real encoders do.
+    runs of letters and digits, in lower case. Rows after the last word hold the padding's vector,
+    so the empty caption (written "" or " ") is padding throughout; words beyond `tokens` are left
+    out, as the real encoders do.
 
     Attributes:
         tokens: rows of an embedding.

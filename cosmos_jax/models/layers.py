@@ -11,14 +11,18 @@ starts again from the bfloat16 input, and no float32 copy of an activation is st
 from collections.abc import Callable
 from typing import Any
 
+import einops
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from cosmos_jax import sharding
 
 Initializer = Callable[..., Any]
+
+ZEROS = nn.initializers.zeros_init()
 
 
 def fan_in_normal(key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -71,7 +75,7 @@ class Linear(nn.Module):
     param_dtype: str
     use_bias: bool = False
     kernel_init: Initializer = fan_in_normal
-    bias_init: Initializer = nn.initializers.zeros_init()
+    bias_init: Initializer = ZEROS
 
     @nn.compact
     def __call__(self, x: Float[Array, "*axes i"]) -> Float[Array, "*axes o"]:
@@ -142,16 +146,20 @@ class RMSNorm(nn.Module):
 
 
 @jax.checkpoint
-def layer_norm(x: Float[Array, "*axes d"]) -> Float[Array, "*axes d"]:
-    """Zero mean, unit variance of the last axis (eps 1e-6); float32 inside, dtype of x outside."""
+def affine_norm(x: Float[Array, "*axes d"], gain: Array, shift: Array) -> Array:
+    """Layer norm (eps 1e-6, statistics float32) times `gain` plus `shift`, in the dtype of x.
+
+    `gain` and `shift` broadcast against x and have its dtype.
+    """
     y = x.astype(jnp.float32)
     mean = jnp.mean(y, axis=-1, keepdims=True)
     variance = jnp.mean(y * y, axis=-1, keepdims=True) - mean * mean
-    return ((y - mean) * jax.lax.rsqrt(jnp.maximum(variance, 0.0) + 1e-6)).astype(x.dtype)
+    y = ((y - mean) * jax.lax.rsqrt(jnp.maximum(variance, 0.0) + 1e-6)).astype(x.dtype)
+    return y * gain + shift
 
 
 class LayerNorm(nn.Module):
-    """`layer_norm` followed by a learned scale and bias.
+    """Layer norm with a learned scale and bias.
 
     Attributes:
         dtype: scale and bias are rounded to it.
@@ -166,9 +174,9 @@ class LayerNorm(nn.Module):
         """Normalises the last axis; the result has the dtype of x."""
         param_dtype, dtype = jnp.dtype(self.param_dtype), jnp.dtype(self.dtype)
         scale = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],), param_dtype)
-        bias = self.param("bias", nn.initializers.zeros_init(), (x.shape[-1],), param_dtype)
+        bias = self.param("bias", ZEROS, (x.shape[-1],), param_dtype)
         scale, bias = (rounded(weight, dtype).astype(x.dtype) for weight in (scale, bias))
-        return layer_norm(x) * scale + bias
+        return affine_norm(x, scale, bias)
 
 
 @jax.checkpoint
@@ -206,9 +214,8 @@ class Modulation(nn.Module):
     ) -> list[Array]:
         """Returns `parts` arrays `[b v|1 t|1 1 1 d]`; `offset` is added before they are split."""
         axes, dtypes = "b v t d", (self.dtype, self.param_dtype)
-        zeros = nn.initializers.zeros_init()
         y = Linear(self.rank, axes, *dtypes, name="down")(jax.nn.silu(time))
-        y = Linear(self.parts * time.shape[-1], axes, *dtypes, kernel_init=zeros, name="up")(y)
+        y = Linear(self.parts * time.shape[-1], axes, *dtypes, kernel_init=ZEROS, name="up")(y)
         return jnp.split((y + offset)[:, :, :, None, None, :], self.parts, axis=-1)
 
 
@@ -233,3 +240,20 @@ class Mlp(nn.Module):
         rest = (self.axes, self.dtype, self.param_dtype)
         y = gelu(Linear(self.hidden, *rest, name="up")(x))
         return Linear(x.shape[-1], *rest, name="down")(y)
+
+
+def resize_nearest(mask: Float[Array, "b y x"], h: int, w: int) -> Float[Array, "b h w"]:
+    """Takes row floor(i y / h) and column floor(j x / w), as torch's "nearest"."""
+    y, x = mask.shape[1:]
+    return mask[:, np.arange(h) * y // h][:, :, np.arange(w) * x // w]
+
+
+def patchify(x: Float[Array, "b v t h w c"], patch: int) -> Float[Array, "b v t hp wp p"]:
+    """Patches as vectors: channel slowest, then row, then column."""
+    x = einops.rearrange(x, "b v t (h m) (w n) c -> b v t h w (c m n)", m=patch, n=patch)
+    return sharding.constrain(x, "b v t h w p")
+
+
+def unpatchify(x: Float[Array, "b v t hp wp p"], patch: int) -> Float[Array, "b v t h w c"]:
+    """Latents from vectors of row, then column, then channel fastest: not `patchify`'s order."""
+    return einops.rearrange(x, "b v t h w (m n c) -> b v t (h m) (w n) c", m=patch, n=patch)

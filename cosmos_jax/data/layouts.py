@@ -1,0 +1,390 @@
+"""Folders of camera views: which files make an episode, which words go with it, what is wrong.
+
+    ROOT/videos/CAMERA/NAME.mp4                  one NAME is one episode
+    ROOT/control_input_KIND/CAMERA/NAME.mp4
+    ROOT/captions/CAMERA/NAME.json or .txt       or ROOT/metas/CAMERA/NAME.txt
+
+Without camera folders (ROOT/videos/NAME.mp4, ROOT/metas/NAME.txt, ...) there is one camera, "".
+Only headers and captions are read here; nothing is written below ROOT.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from cosmos_jax.data import video
+from cosmos_jax.data.video import FileError, VideoInfo
+
+Cameras = tuple[tuple[str, int], ...]
+"""(camera, view id) in the order of the view axis."""
+
+Problem = tuple[str, str]
+"""(file, what is wrong with it)."""
+
+_CAR = "The video is captured from a camera mounted on a car. The camera is facing "
+_AV = {
+    "front_wide_120fov": _CAR + "forward.",
+    "cross_right_120fov": _CAR + "to the right.",
+    "rear_right_70fov": _CAR + "the rear right side.",
+    "rear_tele_30fov": _CAR + "backwards.",
+    "rear_left_70fov": _CAR + "the rear left side.",
+    "cross_left_120fov": _CAR + "to the left.",
+    "front_tele_30fov": "The video is captured from a telephoto camera mounted on a car. "
+    "The camera is facing forward.",
+}
+_ROBOT = "The video is captured from a camera "
+_WRIST = _ROBOT + "mounted on the {} robot arm wrist, showing the gripper's perspective."
+_WAIST = _ROBOT + "on the {0} side of the robot base, showing the {0} workspace."
+PUBLISHED_CAMERAS: tuple[dict[str, str], ...] = (
+    {f"ftheta_camera_{name}": prefix for name, prefix in _AV.items()},
+    {f"camera_{name}": prefix for name, prefix in _AV.items()},
+    {
+        "cam_high": _ROBOT + "mounted above the robot workspace, providing a top-down view.",
+        "cam_left_wrist": _WRIST.format("left"),
+        "cam_right_wrist": _WRIST.format("right"),
+        "cam_waist_left": _WAIST.format("left"),
+        "cam_waist_right": _WAIST.format("right"),
+    },
+    {
+        "head_color": _ROBOT + "mounted on the head of the subject, facing forward.",
+        "hand_left": _ROBOT + "mounted on the left hand of the subject.",
+        "hand_right": _ROBOT + "mounted on the right hand of the subject.",
+    },
+)
+"""Camera sets of the published models, each with the sentences that may precede its captions.
+
+A camera's place in its set is its view id (specs 1.7 and 4.6, appendix B).
+"""
+
+
+class BadDataError(ValueError):
+    """A data set that cannot be used as it is. `problems` lists every bad file with its reason."""
+
+    def __init__(self, root: Path, problems: Sequence[Problem]):
+        lines = "".join(f"\n  {file}: {reason}" for file, reason in problems)
+        files = len({file for file, _ in problems})
+        super().__init__(
+            f"{root}: {files} bad files; mend them, or leave their episodes out with "
+            f"--config.data.skip_bad=True{lines}"
+        )
+        self.problems = tuple(problems)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A data set's folders. `control` is the name of the control folder, or None."""
+
+    root: Path
+    cameras: Cameras
+    control: str | None
+
+    def video(self, camera: str, name: str) -> str:
+        """Path of an episode's RGB video."""
+        return str(self.root / "videos" / camera / f"{name}.mp4")
+
+    def control_video(self, camera: str, name: str) -> str:
+        """Path of an episode's control video."""
+        return str(self.root / str(self.control) / camera / f"{name}.mp4")
+
+    def episodes(self) -> list[str]:
+        """Sorted names of the episodes that any camera has."""
+        folders = (self.root / "videos" / camera for camera, _ in self.cameras)
+        return sorted({p.stem for folder in folders for p in _mp4s(folder)})
+
+
+def _mp4s(folder: Path) -> list[Path]:
+    return [p for p in folder.glob("*.mp4") if not p.name.startswith(".")]
+
+
+def published_ids(names: Sequence[str]) -> Cameras | None:
+    """The cameras in published order, with published view ids; None if no set has them all."""
+    for known in PUBLISHED_CAMERAS:
+        if set(names) <= known.keys():
+            return tuple((name, i) for i, name in enumerate(known) if name in names)
+    return None
+
+
+CameraChoice = str | Mapping[str, int] | Sequence[tuple[str, int]]
+
+
+def find_cameras(root: Path, cameras: CameraChoice) -> Cameras:
+    """The cameras of a data set, in the order of the view axis, with their view ids.
+
+    Args:
+        cameras: "all": the cameras found, in published order with published ids, or else sorted and
+            numbered. "a,b": these, in this order, with published ids, or else numbered. Pairs
+            (camera, view id): exactly these. A mapping: these, in the order of their view ids.
+
+    Raises:
+        ValueError: no videos, a camera without a folder, a camera or view id given twice.
+    """
+    videos = root / "videos"
+    folders = sorted(p.name for p in videos.glob("*") if p.is_dir() and _mp4s(p))
+    loose = _mp4s(videos)
+    if folders and loose:
+        raise ValueError(f"{min(loose)} lies beside camera folders; move it into one of {folders}")
+    found = folders or ([""] if loose else [])
+    if not found:
+        raise ValueError(
+            f"{root}: no videos; expected {videos}/CAMERA/NAME.mp4 (one view: {videos}/NAME.mp4)"
+        )
+    if cameras == "all":
+        wanted = published_ids(found) or tuple((name, i) for i, name in enumerate(found))
+    elif isinstance(cameras, str):
+        names = cameras.split(",")
+        ids = dict(published_ids(names) or [(name, i) for i, name in enumerate(names)])
+        wanted = tuple((name, ids[name]) for name in names)
+    elif isinstance(cameras, Mapping):
+        wanted = tuple(sorted(cameras.items(), key=lambda item: item[1]))
+    else:
+        wanted = tuple((name, view) for name, view in cameras)
+    absent = [name for name, _ in wanted if name not in found]
+    if absent or not wanted:
+        raise ValueError(
+            f"{videos}: no .mp4 files for cameras {absent}; data.cameras may be {found}"
+        )
+    for what, values in (("camera", [n for n, _ in wanted]), ("view id", [i for _, i in wanted])):
+        if len(set(values)) < len(values):
+            raise ValueError(f"data.cameras: a {what} is given twice: {values}")
+    return wanted
+
+
+def find_layout(root: str | os.PathLike, cameras: CameraChoice, control: str | None) -> Layout:
+    """Looks at the folders of a data set (see `find_cameras`).
+
+    Args:
+        control: the control folder's name; "auto": the only control_input_* folder; None: without.
+
+    Raises:
+        ValueError: no videos, an unknown camera, no such control folder, or several for "auto".
+    """
+    root = Path(root)
+    found = sorted(p.name for p in root.glob("control_input_*") if p.is_dir())
+    views = find_cameras(root, cameras)
+    if control == "auto":
+        if len(found) != 1:
+            raise ValueError(
+                f"{root}: {'several control folders, ' if found else 'no control_input_* folder'}"
+                f"{', '.join(found)}; set data.control to one, or to None to read without control"
+            )
+        control = found[0]
+    elif control is not None and not (root / control).is_dir():
+        raise ValueError(f"{root / control}: no such control folder; data.control may be {found}")
+    return Layout(root, views, control)
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionRule:
+    """Which words go with which view.
+
+    Attributes:
+        source: "front": the caption camera's text in its own slot, "" in the others; "each": every
+            camera has its text; "none": "" everywhere.
+        camera: the caption camera of "front"; None: the first camera that has captions.
+        kind: key of one text in files of the form {model: {kind: text}}; None: the first.
+        view_prefixes: put the published sentence about each camera before its text.
+    """
+
+    source: str
+    camera: str | None
+    kind: str | None
+    view_prefixes: bool
+
+    def __post_init__(self):
+        if self.source not in ("front", "each", "none"):
+            raise ValueError(f"data.captions={self.source!r} is none of 'front', 'each', 'none'")
+
+
+def caption_cameras(layout: Layout, rule: CaptionRule) -> tuple[str, ...]:
+    """The cameras whose captions are read.
+
+    Raises:
+        ValueError: the data set has no captions for the rule, or the camera is not a view.
+    """
+    names = [name for name, _ in layout.cameras]
+    if rule.source != "front":
+        return tuple(names) if rule.source == "each" else ()
+    folders = [layout.root / kind for kind in ("captions", "metas")]
+    with_text = [n for n in names if any((folder / n).is_dir() for folder in folders)]
+    camera = rule.camera if rule.camera is not None else next(iter(with_text), None)
+    if camera is None or camera not in names:
+        raise ValueError(
+            f"{layout.root}: {'no captions' if camera is None else f'no view {camera!r}'} for "
+            f"data.captions='front' among the cameras {names}; set data.caption_camera or "
+            "data.captions='none'"
+        )
+    return (camera,)
+
+
+def read_caption(layout: Layout, camera: str, name: str, kind: str | None) -> str:
+    """The text of one camera of an episode. Text files are stripped; JSON strings are kept as is.
+
+    Source of the forms: {"caption": text} of the multi-view data sets, {model: {kind: text}} and
+    metas/*.txt of cosmos-predict2.5's VideoDataset (spec 4.6).
+
+    Raises:
+        FileError: no caption file, an empty caption, or JSON of another form.
+    """
+    root = layout.root
+    paths = [root / "captions" / camera / f"{name}{ext}" for ext in (".json", ".txt")]
+    paths.append(root / "metas" / camera / f"{name}.txt")
+    path = next((p for p in paths if p.is_file()), None)
+    if path is None:
+        raise FileError(str(paths[0]), "missing caption")
+    try:
+        text = path.read_text("utf-8")
+        caption = _json_caption(json.loads(text), kind) if path.suffix == ".json" else text.strip()
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise FileError(str(path), f"cannot be read: {error}") from error
+    if not isinstance(caption, str):
+        expected = '{"caption": text}' if kind is None else f'{{model: {{"{kind}": text}}}}'
+        raise FileError(str(path), f"holds no caption; expected {expected}")
+    if not caption.strip():
+        raise FileError(str(path), "empty caption")
+    return caption
+
+
+def _json_caption(content: object, kind: str | None) -> object:
+    if isinstance(content, dict) and content:
+        if kind is None and "caption" in content:
+            return content["caption"]
+        texts = next(iter(content.values()))
+        if isinstance(texts, dict) and texts:
+            return next(iter(texts.values())) if kind is None else texts.get(kind)
+    return None
+
+
+def view_prefix(camera: str) -> str:
+    """The published sentence about a camera.
+
+    Raises:
+        ValueError: no published set has the camera.
+    """
+    for known in PUBLISHED_CAMERAS:
+        if camera in known:
+            return known[camera]
+    raise ValueError(f"no published prefix for camera {camera!r}; set data.view_prefixes=False")
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameRule:
+    """Which frames make a clip: `num_frames` of them, `stride` apart or at `fps` (one is None)."""
+
+    num_frames: int
+    fps: float | int | None
+    stride: int | None
+
+    def __post_init__(self):
+        if self.num_frames < 1:
+            raise ValueError(f"data.num_frames={self.num_frames}: a clip has at least one frame")
+        given = [x for x in (self.fps, self.stride) if x is not None]
+        if len(given) != 1 or given[0] <= 0:
+            raise ValueError(
+                f"data.fps={self.fps}, data.stride={self.stride}: set one of them, above 0, and "
+                "the other to None"
+            )
+
+    def stride_of(self, info: VideoInfo) -> int:
+        """Frames of the file from one frame of a clip to the next.
+
+        Raises:
+            FileError: the file's frame rate is not a multiple of the wanted one.
+        """
+        if self.fps is None:
+            return int(self.stride or 0)
+        ratio = float(info.fps) / self.fps
+        if round(ratio) < 1 or abs(ratio - round(ratio)) > 1e-3:
+            raise FileError(
+                info.path,
+                f"{float(info.fps):g} fps is not a multiple of data.fps={self.fps:g}; choose one "
+                "that divides it, or set data.stride instead",
+            )
+        return round(ratio)
+
+    def starts(self, info: VideoInfo) -> int:
+        """Number of frames of the file at which a clip can start."""
+        return max(info.frames - (self.num_frames - 1) * self.stride_of(info), 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Episode:
+    """A usable episode: one video a view, as many controls or none, one caption a view."""
+
+    name: str
+    videos: tuple[VideoInfo, ...]
+    controls: tuple[VideoInfo, ...]
+    captions: tuple[str, ...]
+
+
+def _same_timing(infos: Sequence[VideoInfo]) -> Iterable[Problem]:
+    """Files whose number or rate of frames is not that of the first."""
+    first = infos[0]
+    for info in infos[1:]:
+        if info.frames != first.frames:
+            yield info.path, f"{info.frames} frames, but {first.path} has {first.frames}"
+        if abs(info.fps / first.fps - 1) > 5e-4:
+            yield info.path, f"{float(info.fps):g} fps, but {first.path} has {float(first.fps):g}"
+
+
+def _file_problems(
+    files: dict[str, str], headers: dict[str, VideoInfo | FileError], rule: FrameRule
+) -> Iterable[Problem]:
+    """What is wrong with the files of one episode; `files` says what each is."""
+    infos = []
+    for file, what in files.items():
+        header = headers.get(file)
+        if header is None:
+            yield file, f"missing {what}"
+        elif isinstance(header, FileError):
+            yield file, header.reason
+        else:
+            infos.append(header)
+    if not infos:
+        return
+    yield from _same_timing(infos)
+    try:
+        stride = rule.stride_of(infos[0])
+    except FileError as error:
+        yield error.path, error.reason
+        return
+    needed = (rule.num_frames - 1) * stride + 1
+    for info in infos:
+        if info.frames < needed:
+            clip = f"a clip of {rule.num_frames} frames at stride {stride}"
+            yield info.path, f"too few frames: {info.frames}, and {clip} needs {needed}"
+
+
+def scan(
+    layout: Layout, words: CaptionRule, rule: FrameRule, cache: Path, threads: int
+) -> tuple[list[Episode], list[Problem]]:
+    """Reads every header and caption: the usable episodes, sorted by name, and all problems.
+
+    Args:
+        cache: file in which headers are kept between runs (see `video.probe_all`).
+        threads: files read at a time.
+    """
+    names, views = layout.episodes(), [camera for camera, _ in layout.cameras]
+    files = {name: {layout.video(c, name): "view" for c in views} for name in names}
+    if layout.control is not None:
+        for name in names:
+            files[name] |= {layout.control_video(c, name): "control" for c in views}
+    headers = video.probe_all([f for name in names for f in files[name]], cache, threads)
+    speakers = caption_cameras(layout, words)
+    prefixes = [view_prefix(c) + " " if words.view_prefixes else "" for c in views]
+    episodes, problems = [], []
+    for name in names:
+        wrong = list(_file_problems(files[name], headers, rule))
+        texts = dict.fromkeys(views, "")
+        for camera in speakers:
+            try:
+                texts[camera] = read_caption(layout, camera, name, words.kind)
+            except FileError as error:
+                wrong.append((error.path, error.reason))
+        problems += wrong
+        if not wrong:
+            infos = tuple(h for f in files[name] if isinstance(h := headers[f], VideoInfo))
+            captions = tuple(p + texts[c] for p, c in zip(prefixes, views, strict=True))
+            episodes.append(Episode(name, infos[: len(views)], infos[len(views) :], captions))
+    return episodes, problems

@@ -1,0 +1,440 @@
+"""From a folder of videos to batches of clips, in an order that is a function of the sample index.
+
+A run consumes an endless stream of samples, numbered from 0. Sample i belongs to epoch i // n of
+the n windows, and each epoch is shuffled anew. A step takes `batch_size` samples in a row, and each
+host reads the rows that its devices hold. Which threads, processes or hosts read is nowhere in
+this, so a run goes on at any sample index on any machine.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags, logging
+
+from cosmos_jax.data import layouts, transforms, video
+from cosmos_jax.data.layouts import Cameras, Episode, Problem
+from cosmos_jax.types import Clip
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What is read, how clips are cut from it, and by how many readers.
+
+    Attributes:
+        root: folder of the data set (layouts: `cosmos_jax.data.layouts`).
+        num_frames: frames of a clip.
+        size: (rows, columns) of a clip.
+        batch_size: samples of one step, over all hosts.
+        cameras: the views, their order and their ids; see `layouts.find_cameras`.
+        control: folder of the control videos, "auto" for the only control_input_* folder, or None.
+        fps: wanted frames per second; the files' must be a multiple.
+        stride: instead of fps: take every stride-th frame.
+        resize: name of a rule in `transforms.RESIZE_RULES`.
+        video_size: for resize="robotics": (rows, columns) to which RGB video, not control, is first
+            stretched. The published recipe is (480, 832) with size (432, 768).
+        starts: "every": clips start at every `window_stride`-th frame. "first": one clip of each
+            episode, from its first frame (the published auto-multiview data set). "random": one
+            clip of each episode, from a frame drawn by (seed, sample index) (the published
+            single-view data set; unlike there, the last possible start is drawn too).
+        window_stride: frames between the starts of clips; see `starts`.
+        captions: "front", "each" or "none"; see `layouts.CaptionRule`, also for the next three.
+        caption_camera: camera whose captions "front" reads; None: the first that has some.
+        caption_kind: which text of a file with several; None: the first.
+        view_prefixes: put the published sentence about each camera before its caption.
+        validation_fraction: x: the last int(x n) + 1 of n sorted episodes are for validation (spec
+            4.6 b); None: training and validation both use all.
+        skip_bad: leave episodes with bad files out instead of stopping.
+        num_threads: clips decoded at a time in a process, and headers read at a time.
+        num_workers: processes that decode; 0: this process's threads do.
+        prefetch: clips that each process decodes ahead.
+        cache_dir: folder for the header cache; None: cosmos_jax in the user's cache folder.
+    """
+
+    root: str
+    num_frames: int
+    size: tuple[int, int]
+    batch_size: int
+    cameras: str | Mapping[str, int] | tuple[tuple[str, int], ...] = "all"
+    control: str | None = "auto"
+    fps: float | int | None = None
+    stride: int | None = None
+    resize: str = "cover"
+    video_size: tuple[int, int] | None = None
+    starts: str = "every"
+    window_stride: int = 1
+    captions: str = "front"
+    caption_camera: str | None = None
+    caption_kind: str | None = None
+    view_prefixes: bool = False
+    validation_fraction: float | None = 0.1
+    skip_bad: bool = False
+    num_threads: int = 8
+    num_workers: int = 0
+    prefetch: int = 8
+    cache_dir: str | None = None
+
+    def __post_init__(self):
+        """Checks what can be checked without looking at files.
+
+        Raises:
+            ValueError: a value out of range, an unknown name, or two that contradict each other.
+        """
+        for field in ("batch_size", "window_stride", "num_threads", "prefetch"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"data.{field}={getattr(self, field)} must be at least 1")
+        if self.num_workers < 0 or min(self.size) < 1:
+            raise ValueError(
+                f"data.num_workers={self.num_workers}, data.size={self.size}: too small"
+            )
+        if self.resize not in transforms.RESIZE_RULES:
+            known = sorted(transforms.RESIZE_RULES)
+            raise ValueError(f"data.resize={self.resize!r} is none of {known}")
+        if (self.resize == "robotics") != (self.video_size is not None):
+            raise ValueError(
+                "data.video_size belongs to data.resize='robotics': set both or neither"
+            )
+        if self.starts not in ("every", "first", "random"):
+            raise ValueError(f"data.starts={self.starts!r} is none of 'every', 'first', 'random'")
+        if self.starts != "every" and self.window_stride != 1:
+            raise ValueError(f"data.window_stride has no meaning with data.starts={self.starts!r}")
+        if self.validation_fraction is not None and not 0 <= self.validation_fraction < 1:
+            raise ValueError(f"data.validation_fraction={self.validation_fraction} not in [0, 1)")
+        _ = self.frame_rule, self.caption_rule  # they check their own fields
+
+    @property
+    def frame_rule(self) -> layouts.FrameRule:
+        """Which frames make a clip."""
+        return layouts.FrameRule(self.num_frames, self.fps, self.stride)
+
+    @property
+    def caption_rule(self) -> layouts.CaptionRule:
+        """Which words go with which view."""
+        return layouts.CaptionRule(
+            self.captions, self.caption_camera, self.caption_kind, self.view_prefixes
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Clips:
+    """Random access to every clip of some episodes: window w is a place in (episode, start)."""
+
+    config: DataConfig
+    cameras: Cameras
+    episodes: tuple[Episode, ...]
+
+    @functools.cached_property
+    def _ends(self) -> np.ndarray:
+        """For each episode, the number of windows in it and before it."""
+        if self.config.starts != "every":
+            return np.arange(1, len(self.episodes) + 1)
+        starts = [self.config.frame_rule.starts(e.videos[0]) for e in self.episodes]
+        return np.cumsum([-(-n // self.config.window_stride) for n in starts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def locate(self, window: int, seed: int, index: int) -> tuple[Episode, int]:
+        """Episode and first frame of a window; `seed` and `index` matter to random starts only."""
+        number = int(np.searchsorted(self._ends, window, side="right"))
+        episode = self.episodes[number]
+        if self.config.starts == "random":
+            draw = np.random.default_rng((seed, index))
+            return episode, int(draw.integers(self.config.frame_rule.starts(episode.videos[0])))
+        first = int(self._ends[number - 1]) if number else 0
+        return episode, (window - first) * self.config.window_stride
+
+    def clip(self, window: int, seed: int = 0, index: int = 0) -> Clip:
+        """Decodes and resizes one clip.
+
+        Raises:
+            video.FileError: a file that does not decode; the message names it and the frame.
+        """
+        episode, start = self.locate(window, seed, index)
+        rule, first = self.config.frame_rule, episode.videos[0]
+        stride = rule.stride_of(first)
+        frames = range(start, start + rule.num_frames * stride, stride)
+        views = [self._fit(video.read_frames(i, frames), False) for i in episode.videos]
+        control = [self._fit(video.read_frames(i, frames), True) for i in episode.controls]
+        return Clip(
+            video=np.stack(views),
+            control=np.stack(control) if control else None,
+            captions=episode.captions,
+            view_ids=np.array([i for _, i in self.cameras], np.int32),
+            fps=np.float32(first.fps / stride),
+            index=np.int32(index),
+            name=f"{episode.name}:{start}",
+        )
+
+    def _fit(self, frames: np.ndarray, is_control: bool) -> np.ndarray:
+        if self.config.video_size is not None and not is_control:
+            frames = transforms.stretch_truncated(frames, self.config.video_size)
+        return transforms.RESIZE_RULES[self.config.resize](frames, self.config.size)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSet:
+    """A scanned data set. `skipped` lists the bad files whose episodes were left out."""
+
+    train: Clips
+    validation: Clips
+    skipped: tuple[Problem, ...]
+
+
+def header_cache(config: DataConfig) -> Path:
+    """The file that keeps the headers of a data set between runs.
+
+    Raises:
+        ValueError: `cache_dir` lies inside the data set.
+    """
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(config.cache_dir or Path(home) / "cosmos_jax").resolve()
+    root = Path(config.root).resolve()
+    if folder.is_relative_to(root):
+        raise ValueError(f"data.cache_dir={folder} lies inside the data set {root}; choose another")
+    return folder / f"headers-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.json"
+
+
+def split_episodes(
+    episodes: Sequence[Episode], fraction: float | None
+) -> tuple[tuple[Episode, ...], tuple[Episode, ...]]:
+    """(training, validation); see `DataConfig.validation_fraction`.
+
+    Raises:
+        ValueError: no episode is left to train on.
+    """
+    n = len(episodes)
+    if fraction is None:
+        return tuple(episodes), tuple(episodes)
+    cut = n - int(fraction * n) - 1
+    if cut < 1:
+        raise ValueError(
+            f"{n} episodes leave none to train on beside those for validation; add episodes, or "
+            "set data.validation_fraction=None to validate on the training episodes"
+        )
+    return tuple(episodes[:cut]), tuple(episodes[cut:])
+
+
+def open_dataset(config: DataConfig) -> DataSet:
+    """Scans all headers and captions of a data set, and splits it.
+
+    Raises:
+        layouts.BadDataError: lists every bad file with its reason (unless `skip_bad`).
+        ValueError: no videos, cameras or control folder that do not exist, nothing left to read.
+    """
+    layout = layouts.find_layout(config.root, config.cameras, config.control)
+    episodes, problems = layouts.scan(
+        layout, config.caption_rule, config.frame_rule, header_cache(config), config.num_threads
+    )
+    if problems and (not config.skip_bad or not episodes):
+        raise layouts.BadDataError(layout.root, problems)
+    train, validation = split_episodes(episodes, config.validation_fraction)
+    return DataSet(
+        Clips(config, layout.cameras, train),
+        Clips(config, layout.cameras, validation),
+        tuple(problems),
+    )
+
+
+def shuffled_windows(windows: int, seed: int) -> grain.MapDataset:
+    """Window of each global sample index, without end; every epoch is a new permutation."""
+    return grain.MapDataset.range(windows).seed(seed).shuffle().repeat()
+
+
+def spread_windows(windows: int, count: int) -> grain.MapDataset:
+    """`count` windows in fixed order, evenly spread over all.
+
+    Raises:
+        ValueError: more are wanted than there are.
+    """
+    if count > windows:
+        raise ValueError(f"{count} clips are wanted for validation and the split holds {windows}")
+    return grain.MapDataset.source([i * windows // count for i in range(count)])
+
+
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+    """Grain source: this host's samples. Element j is row j % r of step j // r, r rows a step."""
+
+    clips: Clips
+    order: grain.MapDataset
+    seed: int
+    start: int
+    rows: tuple[int, ...]
+
+    def __len__(self) -> int:
+        steps = (len(self.order) - self.start) // self.clips.config.batch_size
+        return min(steps * len(self.rows), sys.maxsize)
+
+    def __getitem__(self, j: int) -> dict[str, Any]:
+        step, row = divmod(j, len(self.rows))
+        index = self.start + step * self.clips.config.batch_size + self.rows[row]
+        clip = self.clips.clip(self.order[index], self.seed, index)
+        return {f.name: getattr(clip, f.name) for f in dataclasses.fields(Clip)}
+
+
+def stack_clips(clips: Sequence[Mapping[str, Any]]) -> Clip:
+    """The fields of several clips, stacked: arrays along a new first axis, the rest in tuples."""
+
+    def stack(values: tuple[Any, ...]) -> Any:
+        if isinstance(values[0], (np.ndarray, np.generic)):
+            return np.expand_dims(values[0], 0) if len(values) == 1 else np.stack(values)
+        return None if values[0] is None else values
+
+    return Clip(**{name: stack(tuple(clip[name] for clip in clips)) for name in clips[0]})
+
+
+class ClipIterator:
+    """Stacked clips, step after step: this host's rows of the global batch. Close it after use.
+
+    Attributes:
+        samples: the global sample index at which the next batch starts: all before it are consumed.
+        wait_seconds: time that `next` has waited for decoding, in all.
+    """
+
+    def __init__(
+        self,
+        clips: Clips,
+        order: grain.MapDataset,
+        seed: int,
+        rows: Sequence[int],
+        start: int = 0,
+        state: Mapping[str, Any] | None = None,
+    ):
+        """Starts decoding.
+
+        Args:
+            clips: what the order's windows are windows of.
+            order: the window of each global sample index.
+            seed: for random starts.
+            rows: rows of the global batch that this host reads.
+            start: global sample index of the first batch.
+            state: what `state` gave at this position. Where batch, rows and workers are as they
+                were, Grain goes on from its own state, and every batch is checked against the
+                sample index; otherwise the index alone says where to go on.
+
+        Raises:
+            ValueError: rows that are not distinct rows of the batch; a state of another position.
+        """
+        batch = clips.config.batch_size
+        if not rows or len(set(rows)) < len(rows) or not set(rows) <= set(range(batch)):
+            raise ValueError(f"rows {list(rows)} are not distinct rows of a batch of {batch}")
+        self.samples, self.wait_seconds = start, 0.0
+        self._config, self._rows = clips.config, tuple(rows)
+        self._batches, self._since = 0, time.perf_counter()
+        self._setting = {
+            "seed": seed,
+            "windows": len(clips),
+            "batch_size": batch,
+            "rows": list(rows),
+            "num_workers": clips.config.num_workers,
+        }
+        if state is not None and not self._fits(state):
+            state = None
+        self._start = start if state is None else state["start"]
+        self._iterator = self._grain(_Rows(clips, order, seed, self._start, self._rows))
+        if state is not None:
+            self._iterator.set_state(state["grain"])
+        self._iterator.start_prefetch()
+
+    def _fits(self, state: Mapping[str, Any]) -> bool:
+        """Whether Grain can go on from its own state."""
+        if state["samples"] != self.samples:
+            raise ValueError(
+                f"the state of the data is that after {state['samples']} samples, and the run goes "
+                f"on after {self.samples}; restore both from one checkpoint"
+            )
+        changed = [key for key, value in self._setting.items() if state[key] != value]
+        for key in {"seed", "windows"}.intersection(changed):
+            logging.warning(
+                "data: %s was %s and is %s: samples come in another order than before",
+                *(key, state[key], self._setting[key]),
+            )
+        return not changed
+
+    def _grain(self, source: _Rows) -> grain.DatasetIterator:
+        if not flags.FLAGS.is_parsed():  # Grain reads flags, which only absl programs parse
+            flags.FLAGS.mark_as_parsed()
+        config = self._config
+        options = grain.ReadOptions(
+            num_threads=config.num_threads, prefetch_buffer_size=config.prefetch
+        )
+        dataset = grain.MapDataset.source(source).to_iter_dataset(options)
+        if config.num_workers:
+            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(config.num_workers))
+        # Clips are stacked here and not in the workers, which would deal out batches, not samples.
+        return iter(dataset.batch(len(self._rows), drop_remainder=True, batch_fn=stack_clips))
+
+    def __iter__(self) -> "ClipIterator":
+        return self
+
+    def __next__(self) -> Clip:
+        """The next batch.
+
+        Raises:
+            video.FileError: a file that does not decode; the message names it and the frame.
+        """
+        begin = time.perf_counter()
+        clip = next(self._iterator)
+        self.wait_seconds += time.perf_counter() - begin
+        expected = [self.samples + row for row in self._rows]
+        if clip.index.tolist() != expected:
+            raise ValueError(
+                f"Grain's state disagrees with the sample index: it read samples "
+                f"{clip.index.tolist()} where {expected} are due"
+            )
+        self._batches += 1
+        self.samples += self._config.batch_size
+        return clip
+
+    @property
+    def samples_per_second(self) -> float:
+        """Samples of this host delivered per second since the iterator was made."""
+        return self._batches * len(self._rows) / (time.perf_counter() - self._since)
+
+    def state(self) -> dict[str, Any]:
+        """The position after the last batch, for a checkpoint: a dict of JSON values."""
+        own = {"samples": self.samples, "start": self._start, "grain": self._iterator.get_state()}
+        return json.loads(json.dumps(own | self._setting, default=int))
+
+    def close(self) -> None:
+        """Stops the readers."""
+        self._iterator.close()
+
+
+def train_iterator(
+    clips: Clips,
+    seed: int,
+    rows: Sequence[int],
+    start: int = 0,
+    state: Mapping[str, Any] | None = None,
+) -> ClipIterator:
+    """The endless stream of training batches, from global sample index `start` on.
+
+    See `ClipIterator` for the arguments and errors.
+    """
+    order = shuffled_windows(len(clips), seed)
+    return ClipIterator(clips, order, seed, rows, start, state)
+
+
+def validation_iterator(clips: Clips, count: int, rows: Sequence[int]) -> ClipIterator:
+    """The same `count` clips in the same order at every call, spread over the split.
+
+    Raises:
+        ValueError: `count` is not a multiple of the batch, or more than the split holds.
+    """
+    if count % clips.config.batch_size:
+        raise ValueError(
+            f"{count} validation clips are not a multiple of data.batch_size="
+            f"{clips.config.batch_size}"
+        )
+    return ClipIterator(clips, spread_windows(len(clips), count), 0, rows, 0)

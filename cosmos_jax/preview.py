@@ -1,0 +1,57 @@
+"""Sample videos of a run in progress: true, control and sampled views, one above the other."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from cosmos_jax import optim, videos
+from cosmos_jax.data import pipeline, video
+from cosmos_jax.encode import Encoder
+from cosmos_jax.generate import Generator
+from cosmos_jax.types import Clip, Params, TrainState
+
+
+def held_out_clips(data: pipeline.DataSet, count: int) -> Clip:
+    """`count` held-out clips in one stack, spread over the validation episodes.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    held_out = data.validation
+    if not 1 <= count <= len(held_out):
+        raise ValueError(f"config.preview.clips={count} must lie in 1..{len(held_out)}")
+    picked = [held_out.clip(i * len(held_out) // count) for i in range(count)]
+    return pipeline.stack_clips([vars(clip) for clip in picked])
+
+
+def sampling_variables(state: TrainState, ema: bool) -> dict[str, Params]:
+    """The network's variables for sampling: the average where asked for and kept, else the masters."""
+    trained = state.ema if ema and state.ema is not None else state.params
+    return {"params": optim.merge(trained, state.frozen), "constants": state.constants}
+
+
+def sample_clips(
+    generator: Generator, encoder: Encoder, variables: Any, clips: Clip
+) -> np.ndarray:
+    """Samples a stack of clips, all of which every process holds; uint8 `[b v f y x 3]`."""
+    batch = encoder(clips, range(len(clips.video)), len(clips.video))
+    latents = generator.latents(variables, batch, jnp.zeros_like(batch.text))
+    return generator.pixels(encoder.params, latents)
+
+
+def write_preview(
+    folder: Path, cameras: Sequence[str], clips: Clip, sampled: np.ndarray
+) -> list[Path]:
+    """Writes each sampled clip, and `NAME_compare.mp4`: true over control over sampled."""
+    paths = []
+    for i, pixels in enumerate(sampled):
+        name, control = f"sample_{i:02d}", None if clips.control is None else clips.control[i]
+        paths += videos.write_sample(folder, name, cameras, pixels, control, float(clips.fps[i]))
+        rows = [clips.video[i], *([] if control is None else [control]), pixels]
+        paths.append(folder / f"{name}_compare.mp4")
+        stacked = videos.stack_rows(*(videos.grid(row) for row in rows))
+        video.write_video(paths[-1], stacked, float(clips.fps[i]))
+    return paths
