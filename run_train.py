@@ -66,7 +66,7 @@ def train(config: Any, workdir: Path) -> None:
             print(f"nothing to do: step {first} of {loop.steps} is done", flush=True)
             return
         stream = pipeline.train_iterator(data.train, trainer.seed, loop.rows, samples, data_state)
-        build.keep_config(values, workdir)
+        build.keep_config(values, data.train.cameras, workdir)
         writer = metrics.MetricWriter(
             workdir,
             total_steps=loop.steps,

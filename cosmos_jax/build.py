@@ -20,6 +20,9 @@ from cosmos_jax import flops, optim, sharding, train
 from cosmos_jax import preview as previews
 from cosmos_jax.data import pipeline, synthetic
 from cosmos_jax.data import scene as scenes
+from cosmos_jax.data.inputs import Inputs
+from cosmos_jax.data.layouts import Cameras, DataConfig
+from cosmos_jax.diffusion import conditioning
 from cosmos_jax.encode import Encoder, codec_params
 from cosmos_jax.generate import Generator, SampleConfig
 from cosmos_jax.models.dct_codec import DCTCodec
@@ -79,7 +82,8 @@ SECTIONS = (
     *("data", "scene", "validation", "checkpoint", "preview", "sample", "log"),
 )
 SETTINGS = ("seed", "steps", "dtype", "attention", "remat", "trainable", "ema_rate")
-SYNTHETIC = "synthetic"
+SYNTHETIC = "synthetic"  # the root of the data set that is rendered
+CONFIG_FILE = "config.json"
 
 
 def check_keys(given: Any, known: Any, where: str) -> None:
@@ -379,7 +383,7 @@ def data(values: Mapping[str, Any], trainer: Trainer, folder: Path) -> pipeline.
         ValueError: bad data (`pipeline.open_dataset`), control that the network and the data set do
             not agree on, or a view id outside the network's table.
     """
-    config = make(pipeline.DataConfig, values["data"], "config.data")
+    config = make(DataConfig, values["data"], "config.data")
     network = trainer.net.config
     if config.root == SYNTHETIC:
         scene = make(scenes.SceneConfig, values["scene"], "config.scene")
@@ -430,13 +434,50 @@ def preview(
 
     def sample(state: TrainState, step: int) -> Path:
         variables = previews.sampling_variables(state, ema=True)
-        pixels = previews.sample_clips(sampler, encoder, variables, clips)
+        pixels = previews.sample_clips(sampler, encoder, variables, clips, sampler.config.seed)
         place = folder / f"step_{step:06d}"
         if jax.process_index() == 0:
             previews.write_preview(place, cameras, clips, pixels)
         return place
 
     return sample
+
+
+def inputs(
+    values: Mapping[str, Any],
+    cameras: Cameras,
+    folder: Path,
+    changes: Mapping[str, Any],
+    control: str | None,
+    fps: float | None,
+    prompt: str | None,
+) -> Inputs:
+    """What `run_sample.py` reads: the run's data settings, changed by flags."""
+    data = {**values["data"], "root": str(folder)}
+    data |= {} if fps is None else {"fps": fps, "stride": None}
+    data |= {} if control is None else {"control": control}
+    settings = make(SampleConfig, {**values["sample"], **changes}, "config.sample")
+    conditioning.latent_frames(settings.num_conditional_frames, codec(values).temporal)
+    config = make(DataConfig, data, "config.data")
+    return Inputs(config, cameras, prompt, needs_video=settings.num_conditional_frames > 0)
+
+
+def sampling_mesh(values: Mapping[str, Any], trainer: Trainer, text: str | None) -> Mesh:
+    """The mesh for sampling: as written, "data=2,context=4", or the largest context that fits.
+
+    Raises:
+        ValueError: the text is not of that form, or the mesh does not fit the devices.
+    """
+    if text is not None:
+        parts = [part.partition("=") for part in text.split(",")]
+        if not all(name in sharding.AXES and size.isdecimal() for name, _, size in parts):
+            raise ValueError(f"--mesh={text}: write it as data=2,context=4 (axes {sharding.AXES})")
+        return sharding.make_mesh(**{name: int(size) for name, _, size in parts})
+    section = values["data"]
+    _, t, h, *_ = latent_shape(codec(values), 1, section["num_frames"], section["size"])
+    rows, devices = h // trainer.net.config.patch, jax.devices()
+    fits = [n for n in range(1, len(devices) + 1) if t % n == 0 or rows % n == 0]
+    return sharding.make_mesh(context=fits[-1], devices=devices[: fits[-1]])
 
 
 def summary(
@@ -459,16 +500,19 @@ def summary(
     return "\n".join(lines)
 
 
-def keep_config(values: Mapping[str, Any], workdir: Path) -> None:
-    """Writes the config to WORKDIR/config.json; says on the console what a restart changed."""
-    path = workdir / "config.json"
-    now = json.loads(json.dumps(values))
+def keep_config(values: Mapping[str, Any], cameras: Cameras, workdir: Path) -> None:
+    """Writes WORKDIR/config.json: the config, and the views that its data set turned out to have.
+
+    Says on the console what a restart changed.
+    """
+    path = workdir / CONFIG_FILE
+    now = json.loads(json.dumps({"config": values, "cameras": cameras}))
     if path.exists():
         before = traverse_util.flatten_dict(json.loads(path.read_text("utf-8")), sep=".")
         after = traverse_util.flatten_dict(now, sep=".")
         for key in sorted(before.keys() | after.keys()):
             if before.get(key) != after.get(key):
-                print(f"config.{key}: {before.get(key)} before, {after.get(key)} now", flush=True)
+                print(f"{key}: {before.get(key)} before, {after.get(key)} now", flush=True)
     workdir.mkdir(parents=True, exist_ok=True)
     if jax.process_index() == 0:
         draft = path.with_suffix(".draft")
@@ -476,13 +520,14 @@ def keep_config(values: Mapping[str, Any], workdir: Path) -> None:
         draft.replace(path)
 
 
-def read_config(workdir: Path) -> dict[str, Any]:
-    """The config that a run was started with.
+def read_config(workdir: Path) -> tuple[dict[str, Any], Cameras]:
+    """The config that a run was started with, and the views that it was trained on.
 
     Raises:
         ValueError: the folder is not a run's.
     """
-    path = workdir / "config.json"
+    path = workdir / CONFIG_FILE
     if not path.is_file():
-        raise ValueError(f"{workdir} has no config.json: it is not a workdir of run_train.py")
-    return check_config(json.loads(path.read_text("utf-8")))
+        raise ValueError(f"{workdir} has no {CONFIG_FILE}: it is not a workdir of run_train.py")
+    kept = json.loads(path.read_text("utf-8"))
+    return check_config(kept["config"]), tuple((name, view) for name, view in kept["cameras"])

@@ -22,7 +22,7 @@ class SampleConfig:
     Attributes:
         num_steps: solver steps (36 network evaluations for 35 with Karras sigmas).
         guidance: g of `cond + g (cond - uncond)`; 0 evaluates the conditional branch alone.
-        seed: of the initial noise; sample i of a batch takes seed + i.
+        seed: of the initial noise of the first sample; the next takes seed + 1.
         control_weight: scale of the control branch's hints.
         num_conditional_frames: given PIXEL frames at the start of every view: 0, 1, 5, 9, ...
         karras: Karras sigmas, as Predict2.5-2B/post-trained, in place of the shifted ones.
@@ -93,7 +93,7 @@ class Generator:
         self._decode = jax.jit(decode, out_shardings=NamedSharding(mesh, sharding.P()))
 
     def latents(
-        self, variables: Any, batch: Batch, uncond_text: Float[Array, "b v s e"]
+        self, variables: Any, batch: Batch, uncond_text: Float[Array, "b v s e"], seed: int
     ) -> Float[Array, "b v t h w c"]:
         """Samples latents.
 
@@ -101,6 +101,7 @@ class Generator:
             variables: the network's "params" and "constants".
             batch: control, text and views; `latents` are read only where frames are given.
             uncond_text: text of the unconditional branch (zeros, or a negative prompt's).
+            seed: of the noise; sample i of the batch takes seed + i.
 
         Raises:
             ValueError: `num_conditional_frames` does not fill whole latent frames, or exceeds them.
@@ -111,7 +112,7 @@ class Generator:
         mask = jnp.broadcast_to(conditioning.condition_mask(counts[None], v, t), (b, v, t))
         noise = np.concatenate(
             [
-                sample.initial_noise(self.config.seed + i, b=1, v=v, t=t, h=h, w=w, c=c)
+                sample.initial_noise(seed + i, b=1, v=v, t=t, h=h, w=w, c=c)
                 for i in range(b)
             ]
         )

@@ -1,16 +1,18 @@
-"""Sample videos of a run in progress: true, control and sampled views, one above the other."""
+"""Clips to sampled videos: during a run (true over control over sampled), and from a checkpoint."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosmos_jax import optim, videos
+from cosmos_jax import checkpoints, optim, videos
 from cosmos_jax.data import pipeline, video
 from cosmos_jax.encode import Encoder
 from cosmos_jax.generate import Generator
+from cosmos_jax.train import Trainer
 from cosmos_jax.types import Clip, Params, TrainState
 
 
@@ -33,12 +35,46 @@ def sampling_variables(state: TrainState, ema: bool) -> dict[str, Params]:
     return {"params": optim.merge(trained, state.frozen), "constants": state.constants}
 
 
+def load_variables(
+    path: Path, trainer: Trainer, abstract: TrainState, ema: bool
+) -> dict[str, Params]:
+    """The network's variables from one checkpoint, in the compute dtype; no optimiser is read."""
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, trainer.dtype, sharding=leaf.sharding),
+        optim.merge(abstract.params, abstract.frozen),
+    )
+    params, constants = checkpoints.restore_weights(path, shapes, abstract.constants, ema)
+    return {"params": params, "constants": constants}
+
+
 def sample_clips(
-    generator: Generator, encoder: Encoder, variables: Any, clips: Clip
+    generator: Generator,
+    encoder: Encoder,
+    variables: Any,
+    clips: Clip,
+    seed: int,
+    negative_prompt: str | None = None,
 ) -> np.ndarray:
-    """Samples a stack of clips, all of which every process holds; uint8 `[b v f y x 3]`."""
-    batch = encoder(clips, range(len(clips.video)), len(clips.video))
-    latents = generator.latents(variables, batch, jnp.zeros_like(batch.text))
+    """Samples a stack of clips, all of which every process holds.
+
+    Args:
+        generator: the sampler.
+        encoder: of clips to latents and text.
+        variables: the network's.
+        clips: control, text and given frames.
+        seed: of the noise of the first clip; the next takes seed + 1.
+        negative_prompt: text of the unconditional branch in the caption cameras' slots; None: zeros.
+
+    Returns:
+        uint8 `[b v f y x 3]`.
+    """
+    rows = range(len(clips.video))
+    batch = encoder(clips, rows, len(rows))
+    uncond = jnp.zeros_like(batch.text)
+    if negative_prompt is not None:
+        words = [[negative_prompt if c else "" for c in views] for views in clips.captions]
+        uncond = jnp.asarray(encoder.embed(words), uncond.dtype)
+    latents = generator.latents(variables, batch, uncond, seed)
     return generator.pixels(encoder.params, latents)
 
 

@@ -22,7 +22,7 @@ from experiments import base
 def get_config() -> ConfigDict:
     """Returns the config; every field can be overridden on the command line."""
     config = base.get_config()
-    config.steps = 80
+    config.steps = 100
     config.dtype = "float32"
     config.remat = "none"
     config.mesh.data = -1
@@ -30,16 +30,16 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict(
         {
             "base": "transfer25_2b_auto_multiview",
-            "width": 96,
+            "width": 256,
             "blocks": 4,
             "heads": 2,
-            "mlp_width": 384,
+            "mlp_width": 512,
             "modulation_rank": 32,
             "text_width": 64,
             "text_features": 64,
             "control_blocks": (0, 2),
             "control_channels": 16,
-            "hint_widths": (96,),
+            "hint_widths": (256,),
         }
     )
     config.codec = ConfigDict({"kind": "dct"})
@@ -52,7 +52,7 @@ def get_config() -> ConfigDict:
             "weight_decay": 1e-3,
             "clip": 1.0,
             "warm_up_steps": 10,
-            "cycle_length": 1000,
+            "cycle_length": 100,
             "f_start": 1e-6,
             "f_max": 1.0,
             "f_min": 0.1,

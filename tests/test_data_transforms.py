@@ -125,7 +125,7 @@ def test_cover_crops_only_the_longer_side():
 
 @pytest.mark.core
 def test_reflect_pad_refuses_bars_wider_than_the_picture():
-    with pytest.raises(ValueError, match="40x10 .*cannot be mirrored"):
+    with pytest.raises(ValueError, match=r"40x10 .*cannot be mirrored"):
         transforms.reflect_pad(np.zeros((1, 40, 10, 3), np.uint8), (40, 64))
 
 
@@ -148,5 +148,5 @@ def test_published_sizes(resolution, size, expected):
 
 @pytest.mark.core
 def test_unknown_resolution():
-    with pytest.raises(ValueError, match="'481' is not one of .*'480p'"):
+    with pytest.raises(ValueError, match=r"'481' is not one of .*'480p'"):
         transforms.published_size("481", (480, 832))

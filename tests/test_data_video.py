@@ -226,7 +226,7 @@ def test_frames_out_of_range(plain, frames):
 def test_a_file_that_shrank_since_it_was_scanned(plain):
     info = video.probe(plain)
     video.write_video(plain, bars(20), 10)
-    with pytest.raises(video.FileError, match="frame 40 cannot be decoded .*has changed"):
+    with pytest.raises(video.FileError, match=r"frame 40 cannot be decoded .*has changed"):
         video.read_frames(info, [3, 40])
 
 

@@ -302,6 +302,22 @@ def test_write_dataset_leaves_other_folders_alone(tmp_path):
     assert list(other.iterdir()) == []
 
 
+def test_the_slower_of_two_writers_takes_what_the_faster_wrote(tmp_path, monkeypatch):
+    config, root = dataclasses.replace(TINY, episodes=1), tmp_path / "data"
+    write = video.write_video
+
+    def overtaken(*args):
+        monkeypatch.setattr(video, "write_video", write)
+        synthetic.write_dataset(root, config)
+        (root / "mark").touch()
+        write(*args)
+
+    monkeypatch.setattr(video, "write_video", overtaken)
+    assert synthetic.write_dataset(root, config) == root
+    assert (root / "mark").exists()
+    assert list(tmp_path.iterdir()) == [root]
+
+
 def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     def full_disk(path, frames, fps):
         raise OSError(28, "No space left on device")

@@ -9,12 +9,14 @@ Only headers and captions are read here; nothing is written below ROOT.
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 
-from cosmos_jax.data import video
+from cosmos_jax.data import transforms, video
 from cosmos_jax.data.video import FileError, VideoInfo
 
 Cameras = tuple[tuple[str, int], ...]
@@ -57,6 +59,121 @@ PUBLISHED_CAMERAS: tuple[dict[str, str], ...] = (
 
 A camera's place in its set is its view id (specs 1.7 and 4.6, appendix B).
 """
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """What is read, how clips are cut from it, and by how many readers.
+
+    Attributes:
+        root: folder of the data set (see above).
+        num_frames: frames of a clip.
+        size: (rows, columns) of a clip.
+        batch_size: samples of one step, over all hosts.
+        cameras: the views, their order and their ids; see `find_cameras`.
+        control: folder of the control videos, "auto" for the only control_input_* folder, or None.
+        fps: wanted frames per second; the files' must be a multiple.
+        stride: instead of fps: take every stride-th frame.
+        resize: name of a rule in `transforms.RESIZE_RULES`.
+        video_size: for resize="robotics": (rows, columns) to which RGB video, not control, is first
+            stretched. The published recipe is (480, 832) with size (432, 768).
+        starts: "every": clips start at every `window_stride`-th frame. "first": one clip of each
+            episode, from its first frame (the published auto-multiview data set). "random": one
+            clip of each episode, from a frame drawn by (seed, sample index) (the published
+            single-view data set; unlike there, the last possible start is drawn too).
+        window_stride: frames between the starts of clips; see `starts`.
+        captions: "front": the caption camera's text in its own slot, "" in the others; "each":
+            every camera has its text; "none": "" everywhere.
+        caption_camera: the caption camera of "front"; None: the first that has captions.
+        caption_kind: key of one text in files of the form {model: {kind: text}}; None: the first.
+        view_prefixes: put the published sentence about each camera before its text.
+        validation_fraction: x: the last int(x n) + 1 of n sorted episodes are for validation (spec
+            4.6 b); None: training and validation both use all.
+        skip_bad: leave episodes with bad files out instead of stopping.
+        num_threads: clips decoded at a time in a process, and headers read at a time.
+        num_workers: processes that decode; 0: this process's threads do.
+        prefetch: clips that each process decodes ahead.
+        cache_dir: folder for the header cache; None: cosmos_jax in the user's cache folder.
+    """
+
+    root: str
+    num_frames: int
+    size: tuple[int, int]
+    batch_size: int
+    cameras: str | Mapping[str, int] | tuple[tuple[str, int], ...] = "all"
+    control: str | None = "auto"
+    fps: float | int | None = None
+    stride: int | None = None
+    resize: str = "cover"
+    video_size: tuple[int, int] | None = None
+    starts: str = "every"
+    window_stride: int = 1
+    captions: str = "front"
+    caption_camera: str | None = None
+    caption_kind: str | None = None
+    view_prefixes: bool = False
+    validation_fraction: float | None = 0.1
+    skip_bad: bool = False
+    num_threads: int = 8
+    num_workers: int = 0
+    prefetch: int = 8
+    cache_dir: str | None = None
+
+    def __post_init__(self):
+        """Checks what can be checked without looking at files.
+
+        Raises:
+            ValueError: a value out of range, an unknown name, or two that contradict each other.
+        """
+        for field in ("num_frames", "batch_size", "window_stride", "num_threads", "prefetch"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"data.{field}={getattr(self, field)} must be at least 1")
+        if self.num_workers < 0 or min(self.size) < 1:
+            raise ValueError(
+                f"data.num_workers={self.num_workers}, data.size={self.size}: too small"
+            )
+        if self.resize not in transforms.RESIZE_RULES:
+            known = sorted(transforms.RESIZE_RULES)
+            raise ValueError(f"data.resize={self.resize!r} is none of {known}")
+        if (self.resize == "robotics") != (self.video_size is not None):
+            raise ValueError(
+                "data.video_size belongs to data.resize='robotics': set both or neither"
+            )
+        if self.starts not in ("every", "first", "random"):
+            raise ValueError(f"data.starts={self.starts!r} is none of 'every', 'first', 'random'")
+        if self.starts != "every" and self.window_stride != 1:
+            raise ValueError(f"data.window_stride has no meaning with data.starts={self.starts!r}")
+        if self.validation_fraction is not None and not 0 <= self.validation_fraction < 1:
+            raise ValueError(f"data.validation_fraction={self.validation_fraction} not in [0, 1)")
+        if self.captions not in ("front", "each", "none"):
+            raise ValueError(f"data.captions={self.captions!r} is none of 'front', 'each', 'none'")
+        rates = [x for x in (self.fps, self.stride) if x is not None]
+        if len(rates) != 1 or rates[0] <= 0:
+            raise ValueError(
+                f"data.fps={self.fps}, data.stride={self.stride}: set one of them, above 0, and "
+                "the other to None"
+            )
+
+    def stride_of(self, info: VideoInfo) -> int:
+        """Frames of the file from one frame of a clip to the next.
+
+        Raises:
+            FileError: the file's frame rate is not a multiple of the wanted one.
+        """
+        if self.stride is not None:
+            return self.stride
+        ratio = float(info.fps / Fraction(self.fps or 0))
+        if round(ratio) < 1 or abs(ratio - round(ratio)) > 1e-3:
+            raise FileError(
+                info.path,
+                f"{float(info.fps):g} fps is not a multiple of data.fps={self.fps:g}; choose one "
+                "that divides it, or set data.stride instead",
+            )
+        return round(ratio)
+
+    def frames_needed(self, info: VideoInfo) -> int:
+        """Frames of the file from the first frame of a clip to its last."""
+        return (self.num_frames - 1) * self.stride_of(info) + 1
 
 
 class BadDataError(ValueError):
@@ -175,40 +292,20 @@ def find_layout(root: str | os.PathLike, cameras: CameraChoice, control: str | N
     return Layout(root, views, control)
 
 
-@dataclasses.dataclass(frozen=True)
-class CaptionRule:
-    """Which words go with which view.
-
-    Attributes:
-        source: "front": the caption camera's text in its own slot, "" in the others; "each": every
-            camera has its text; "none": "" everywhere.
-        camera: the caption camera of "front"; None: the first camera that has captions.
-        kind: key of one text in files of the form {model: {kind: text}}; None: the first.
-        view_prefixes: put the published sentence about each camera before its text.
-    """
-
-    source: str
-    camera: str | None
-    kind: str | None
-    view_prefixes: bool
-
-    def __post_init__(self):
-        if self.source not in ("front", "each", "none"):
-            raise ValueError(f"data.captions={self.source!r} is none of 'front', 'each', 'none'")
-
-
-def caption_cameras(layout: Layout, rule: CaptionRule) -> tuple[str, ...]:
+def caption_cameras(layout: Layout, config: DataConfig) -> tuple[str, ...]:
     """The cameras whose captions are read.
 
     Raises:
-        ValueError: the data set has no captions for the rule, or the camera is not a view.
+        ValueError: the data set has no captions, or the camera is not a view.
     """
     names = [name for name, _ in layout.cameras]
-    if rule.source != "front":
-        return tuple(names) if rule.source == "each" else ()
+    if config.captions != "front":
+        return tuple(names) if config.captions == "each" else ()
     folders = [layout.root / kind for kind in ("captions", "metas")]
     with_text = [n for n in names if any((folder / n).is_dir() for folder in folders)]
-    camera = rule.camera if rule.camera is not None else next(iter(with_text), None)
+    camera = config.caption_camera
+    if camera is None:
+        camera = next(iter(with_text), None)
     if camera is None or camera not in names:
         raise ValueError(
             f"{layout.root}: {'no captions' if camera is None else f'no view {camera!r}'} for "
@@ -269,46 +366,6 @@ def view_prefix(camera: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class FrameRule:
-    """Which frames make a clip: `num_frames` of them, `stride` apart or at `fps` (one is None)."""
-
-    num_frames: int
-    fps: float | int | None
-    stride: int | None
-
-    def __post_init__(self):
-        if self.num_frames < 1:
-            raise ValueError(f"data.num_frames={self.num_frames}: a clip has at least one frame")
-        given = [x for x in (self.fps, self.stride) if x is not None]
-        if len(given) != 1 or given[0] <= 0:
-            raise ValueError(
-                f"data.fps={self.fps}, data.stride={self.stride}: set one of them, above 0, and "
-                "the other to None"
-            )
-
-    def stride_of(self, info: VideoInfo) -> int:
-        """Frames of the file from one frame of a clip to the next.
-
-        Raises:
-            FileError: the file's frame rate is not a multiple of the wanted one.
-        """
-        if self.fps is None:
-            return int(self.stride or 0)
-        ratio = float(info.fps) / self.fps
-        if round(ratio) < 1 or abs(ratio - round(ratio)) > 1e-3:
-            raise FileError(
-                info.path,
-                f"{float(info.fps):g} fps is not a multiple of data.fps={self.fps:g}; choose one "
-                "that divides it, or set data.stride instead",
-            )
-        return round(ratio)
-
-    def starts(self, info: VideoInfo) -> int:
-        """Number of frames of the file at which a clip can start."""
-        return max(info.frames - (self.num_frames - 1) * self.stride_of(info), 0)
-
-
-@dataclasses.dataclass(frozen=True)
 class Episode:
     """A usable episode: one video a view, as many controls or none, one caption a view."""
 
@@ -329,7 +386,7 @@ def _same_timing(infos: Sequence[VideoInfo]) -> Iterable[Problem]:
 
 
 def _file_problems(
-    files: dict[str, str], headers: dict[str, VideoInfo | FileError], rule: FrameRule
+    files: dict[str, str], headers: dict[str, VideoInfo | FileError], config: DataConfig
 ) -> Iterable[Problem]:
     """What is wrong with the files of one episode; `files` says what each is."""
     infos = []
@@ -345,41 +402,47 @@ def _file_problems(
         return
     yield from _same_timing(infos)
     try:
-        stride = rule.stride_of(infos[0])
+        needed = config.frames_needed(infos[0])
     except FileError as error:
         yield error.path, error.reason
         return
-    needed = (rule.num_frames - 1) * stride + 1
     for info in infos:
         if info.frames < needed:
-            clip = f"a clip of {rule.num_frames} frames at stride {stride}"
-            yield info.path, f"too few frames: {info.frames}, and {clip} needs {needed}"
+            yield info.path, f"too few frames: {info.frames}, and a clip needs {needed}"
 
 
-def scan(
-    layout: Layout, words: CaptionRule, rule: FrameRule, cache: Path, threads: int
-) -> tuple[list[Episode], list[Problem]]:
-    """Reads every header and caption: the usable episodes, sorted by name, and all problems.
+def header_cache(config: DataConfig) -> Path:
+    """The file that keeps the headers of a data set between runs.
 
-    Args:
-        cache: file in which headers are kept between runs (see `video.probe_all`).
-        threads: files read at a time.
+    Raises:
+        ValueError: `cache_dir` lies inside the data set.
     """
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(config.cache_dir or Path(home) / "cosmos_jax").resolve()
+    root = Path(config.root).resolve()
+    if folder.is_relative_to(root):
+        raise ValueError(f"data.cache_dir={folder} lies inside the data set {root}; choose another")
+    return folder / f"headers-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.json"
+
+
+def scan(layout: Layout, config: DataConfig) -> tuple[list[Episode], list[Problem]]:
+    """Reads every header and caption: the usable episodes, sorted by name, and all problems."""
     names, views = layout.episodes(), [camera for camera, _ in layout.cameras]
     files = {name: {layout.video(c, name): "view" for c in views} for name in names}
     if layout.control is not None:
         for name in names:
             files[name] |= {layout.control_video(c, name): "control" for c in views}
-    headers = video.probe_all([f for name in names for f in files[name]], cache, threads)
-    speakers = caption_cameras(layout, words)
-    prefixes = [view_prefix(c) + " " if words.view_prefixes else "" for c in views]
+    everything = [file for name in names for file in files[name]]
+    headers = video.probe_all(everything, header_cache(config), config.num_threads)
+    speakers = caption_cameras(layout, config)
+    prefixes = [view_prefix(c) + " " if config.view_prefixes else "" for c in views]
     episodes, problems = [], []
     for name in names:
-        wrong = list(_file_problems(files[name], headers, rule))
+        wrong = list(_file_problems(files[name], headers, config))
         texts = dict.fromkeys(views, "")
         for camera in speakers:
             try:
-                texts[camera] = read_caption(layout, camera, name, words.kind)
+                texts[camera] = read_caption(layout, camera, name, config.caption_kind)
             except FileError as error:
                 wrong.append((error.path, error.reason))
         problems += wrong

@@ -8,120 +8,30 @@ this, so a run goes on at any sample index on any machine.
 
 import dataclasses
 import functools
-import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import grain
 import numpy as np
 from absl import flags, logging
+from jaxtyping import UInt8
 
 from cosmos_jax.data import layouts, transforms, video
-from cosmos_jax.data.layouts import Cameras, Episode, Problem
+from cosmos_jax.data.layouts import Cameras, DataConfig, Episode, Problem
 from cosmos_jax.types import Clip
 
 
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """What is read, how clips are cut from it, and by how many readers.
-
-    Attributes:
-        root: folder of the data set (layouts: `cosmos_jax.data.layouts`).
-        num_frames: frames of a clip.
-        size: (rows, columns) of a clip.
-        batch_size: samples of one step, over all hosts.
-        cameras: the views, their order and their ids; see `layouts.find_cameras`.
-        control: folder of the control videos, "auto" for the only control_input_* folder, or None.
-        fps: wanted frames per second; the files' must be a multiple.
-        stride: instead of fps: take every stride-th frame.
-        resize: name of a rule in `transforms.RESIZE_RULES`.
-        video_size: for resize="robotics": (rows, columns) to which RGB video, not control, is first
-            stretched. The published recipe is (480, 832) with size (432, 768).
-        starts: "every": clips start at every `window_stride`-th frame. "first": one clip of each
-            episode, from its first frame (the published auto-multiview data set). "random": one
-            clip of each episode, from a frame drawn by (seed, sample index) (the published
-            single-view data set; unlike there, the last possible start is drawn too).
-        window_stride: frames between the starts of clips; see `starts`.
-        captions: "front", "each" or "none"; see `layouts.CaptionRule`, also for the next three.
-        caption_camera: camera whose captions "front" reads; None: the first that has some.
-        caption_kind: which text of a file with several; None: the first.
-        view_prefixes: put the published sentence about each camera before its caption.
-        validation_fraction: x: the last int(x n) + 1 of n sorted episodes are for validation (spec
-            4.6 b); None: training and validation both use all.
-        skip_bad: leave episodes with bad files out instead of stopping.
-        num_threads: clips decoded at a time in a process, and headers read at a time.
-        num_workers: processes that decode; 0: this process's threads do.
-        prefetch: clips that each process decodes ahead.
-        cache_dir: folder for the header cache; None: cosmos_jax in the user's cache folder.
-    """
-
-    root: str
-    num_frames: int
-    size: tuple[int, int]
-    batch_size: int
-    cameras: str | Mapping[str, int] | tuple[tuple[str, int], ...] = "all"
-    control: str | None = "auto"
-    fps: float | int | None = None
-    stride: int | None = None
-    resize: str = "cover"
-    video_size: tuple[int, int] | None = None
-    starts: str = "every"
-    window_stride: int = 1
-    captions: str = "front"
-    caption_camera: str | None = None
-    caption_kind: str | None = None
-    view_prefixes: bool = False
-    validation_fraction: float | None = 0.1
-    skip_bad: bool = False
-    num_threads: int = 8
-    num_workers: int = 0
-    prefetch: int = 8
-    cache_dir: str | None = None
-
-    def __post_init__(self):
-        """Checks what can be checked without looking at files.
-
-        Raises:
-            ValueError: a value out of range, an unknown name, or two that contradict each other.
-        """
-        for field in ("batch_size", "window_stride", "num_threads", "prefetch"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"data.{field}={getattr(self, field)} must be at least 1")
-        if self.num_workers < 0 or min(self.size) < 1:
-            raise ValueError(
-                f"data.num_workers={self.num_workers}, data.size={self.size}: too small"
-            )
-        if self.resize not in transforms.RESIZE_RULES:
-            known = sorted(transforms.RESIZE_RULES)
-            raise ValueError(f"data.resize={self.resize!r} is none of {known}")
-        if (self.resize == "robotics") != (self.video_size is not None):
-            raise ValueError(
-                "data.video_size belongs to data.resize='robotics': set both or neither"
-            )
-        if self.starts not in ("every", "first", "random"):
-            raise ValueError(f"data.starts={self.starts!r} is none of 'every', 'first', 'random'")
-        if self.starts != "every" and self.window_stride != 1:
-            raise ValueError(f"data.window_stride has no meaning with data.starts={self.starts!r}")
-        if self.validation_fraction is not None and not 0 <= self.validation_fraction < 1:
-            raise ValueError(f"data.validation_fraction={self.validation_fraction} not in [0, 1)")
-        _ = self.frame_rule, self.caption_rule  # they check their own fields
-
-    @property
-    def frame_rule(self) -> layouts.FrameRule:
-        """Which frames make a clip."""
-        return layouts.FrameRule(self.num_frames, self.fps, self.stride)
-
-    @property
-    def caption_rule(self) -> layouts.CaptionRule:
-        """Which words go with which view."""
-        return layouts.CaptionRule(
-            self.captions, self.caption_camera, self.caption_kind, self.view_prefixes
-        )
+def read_fitted(
+    config: DataConfig, info: video.VideoInfo, frames: Sequence[int], is_control: bool
+) -> UInt8[np.ndarray, "f y x 3"]:
+    """Decodes frames of a file and brings them to `config.size` by the config's rule."""
+    decoded = video.read_frames(info, frames)
+    if config.video_size is not None and not is_control:
+        decoded = transforms.stretch_truncated(decoded, config.video_size)
+    return transforms.RESIZE_RULES[config.resize](decoded, config.size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,8 +47,13 @@ class Clips:
         """For each episode, the number of windows in it and before it."""
         if self.config.starts != "every":
             return np.arange(1, len(self.episodes) + 1)
-        starts = [self.config.frame_rule.starts(e.videos[0]) for e in self.episodes]
-        return np.cumsum([-(-n // self.config.window_stride) for n in starts])
+        step = self.config.window_stride
+        return np.cumsum([(self._starts(e) + step - 1) // step for e in self.episodes])
+
+    def _starts(self, episode: Episode) -> int:
+        """Number of frames at which a clip can start."""
+        info = episode.videos[0]
+        return info.frames - self.config.frames_needed(info) + 1
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -149,7 +64,7 @@ class Clips:
         episode = self.episodes[number]
         if self.config.starts == "random":
             draw = np.random.default_rng((seed, index))
-            return episode, int(draw.integers(self.config.frame_rule.starts(episode.videos[0])))
+            return episode, int(draw.integers(self._starts(episode)))
         first = int(self._ends[number - 1]) if number else 0
         return episode, (window - first) * self.config.window_stride
 
@@ -160,11 +75,11 @@ class Clips:
             video.FileError: a file that does not decode; the message names it and the frame.
         """
         episode, start = self.locate(window, seed, index)
-        rule, first = self.config.frame_rule, episode.videos[0]
-        stride = rule.stride_of(first)
-        frames = range(start, start + rule.num_frames * stride, stride)
-        views = [self._fit(video.read_frames(i, frames), False) for i in episode.videos]
-        control = [self._fit(video.read_frames(i, frames), True) for i in episode.controls]
+        first = episode.videos[0]
+        stride = self.config.stride_of(first)
+        frames = range(start, start + self.config.num_frames * stride, stride)
+        views = [read_fitted(self.config, i, frames, False) for i in episode.videos]
+        control = [read_fitted(self.config, i, frames, True) for i in episode.controls]
         return Clip(
             video=np.stack(views),
             control=np.stack(control) if control else None,
@@ -175,12 +90,6 @@ class Clips:
             name=f"{episode.name}:{start}",
         )
 
-    def _fit(self, frames: np.ndarray, is_control: bool) -> np.ndarray:
-        if self.config.video_size is not None and not is_control:
-            frames = transforms.stretch_truncated(frames, self.config.video_size)
-        return transforms.RESIZE_RULES[self.config.resize](frames, self.config.size)
-
-
 @dataclasses.dataclass(frozen=True)
 class DataSet:
     """A scanned data set. `skipped` lists the bad files whose episodes were left out."""
@@ -188,20 +97,6 @@ class DataSet:
     train: Clips
     validation: Clips
     skipped: tuple[Problem, ...]
-
-
-def header_cache(config: DataConfig) -> Path:
-    """The file that keeps the headers of a data set between runs.
-
-    Raises:
-        ValueError: `cache_dir` lies inside the data set.
-    """
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(config.cache_dir or Path(home) / "cosmos_jax").resolve()
-    root = Path(config.root).resolve()
-    if folder.is_relative_to(root):
-        raise ValueError(f"data.cache_dir={folder} lies inside the data set {root}; choose another")
-    return folder / f"headers-{hashlib.sha256(str(root).encode()).hexdigest()[:16]}.json"
 
 
 def split_episodes(
@@ -232,9 +127,7 @@ def open_dataset(config: DataConfig) -> DataSet:
         ValueError: no videos, cameras or control folder that do not exist, nothing left to read.
     """
     layout = layouts.find_layout(config.root, config.cameras, config.control)
-    episodes, problems = layouts.scan(
-        layout, config.caption_rule, config.frame_rule, header_cache(config), config.num_threads
-    )
+    episodes, problems = layouts.scan(layout, config)
     if problems and (not config.skip_bad or not episodes):
         raise layouts.BadDataError(layout.root, problems)
     train, validation = split_episodes(episodes, config.validation_fraction)

@@ -434,20 +434,18 @@ def write_dataset(root: str | pathlib.Path, config: SceneConfig) -> pathlib.Path
     root.parent.mkdir(parents=True, exist_ok=True)
     draft = pathlib.Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
-        captions = draft / "captions" / config.camera_names[0]
-        for folder in (
-            captions,
-            *(draft / p / c for p in ("videos", CONTROL) for c in config.camera_names),
-        ):
-            folder.mkdir(parents=True)
-        with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        (draft / "captions" / config.camera_names[0]).mkdir(parents=True)
+        # An episode is held in memory while it is written: a few at a time.
+        with concurrent.futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
             list(pool.map(functools.partial(_write_episode, draft, config), range(config.episodes)))
         (draft / MARKER).write_text(json.dumps(marker, indent=1))
         draft.chmod(0o755)
         try:
             draft.rename(root)
-        except OSError:  # Another process was faster.
-            _check_marker(root, marker)
+        except OSError:
+            if not root.exists():
+                raise
+            _check_marker(root, marker)  # Another process was faster.
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     return root

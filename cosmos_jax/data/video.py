@@ -166,15 +166,15 @@ def _save_headers(cache: Path, rows: dict[str, list]) -> None:
 
 
 def _to_row(info: VideoInfo) -> list:
-    pts, even = info.pts, isinstance(info.pts, range)
-    numbers = [pts.start, pts.stop, pts.step] if isinstance(pts, range) else list(pts)
-    return [*info.size, *info.fps.as_integer_ratio(), even, numbers]
+    pts = info.pts  # a range as [[start, stop, step]]
+    times = [[pts.start, pts.stop, pts.step]] if isinstance(pts, range) else list(pts)
+    return [*info.size, *info.fps.as_integer_ratio(), times]
 
 
 def _from_row(path: str, row: list) -> VideoInfo:
-    rows, columns, numerator, denominator, even, pts = row
-    spaced = range(*pts) if even else tuple(pts)
-    return VideoInfo(path, (rows, columns), Fraction(numerator, denominator), spaced)
+    rows, columns, numerator, denominator, times = row
+    pts = range(*times[0]) if isinstance(times[0], list) else tuple(times)
+    return VideoInfo(path, (rows, columns), Fraction(numerator, denominator), pts)
 
 
 def probe_all(paths: Sequence[str], cache: Path, threads: int) -> dict[str, VideoInfo | FileError]:

@@ -1,0 +1,179 @@
+"""Folders of control clips to sample from: like a data set, but RGB video and captions may be absent.
+
+    ROOT/control_input_KIND/CAMERA/NAME.mp4     what is to be followed (a network with control)
+    ROOT/videos/CAMERA/NAME.mp4                 given frames; needed where frames are given
+    ROOT/captions/CAMERA/NAME.json or .txt      words; a view without has none
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cosmos_jax.data import layouts, pipeline, video
+from cosmos_jax.data.layouts import Cameras, DataConfig, Layout
+from cosmos_jax.data.video import FileError
+from cosmos_jax.types import Clip
+
+
+@dataclasses.dataclass(frozen=True)
+class Inputs:
+    """What to read.
+
+    Attributes:
+        config: the folder (`root`), and how clips are cut from it: from each file's first frame.
+        cameras: views that the model was trained on, in their order; those with files are sampled.
+        prompt: used for every caption camera in place of the files'; None: the files'.
+        needs_video: whether frames are given, so that RGB video must be there.
+    """
+
+    config: DataConfig
+    cameras: Cameras
+    prompt: str | None
+    needs_video: bool
+
+    @property
+    def root(self) -> Path:
+        """The folder."""
+        return Path(self.config.root)
+
+
+def _folder(inputs: Inputs) -> tuple[Path, str | None]:
+    """The folder that says which views and clips there are, and the control folder's name."""
+    if not inputs.root.is_dir():
+        raise ValueError(f"{inputs.root} is not a folder of clips")
+    if inputs.config.control is None:
+        return inputs.root / "videos", None
+    found = sorted(p.name for p in inputs.root.glob("control_input_*") if p.is_dir())
+    name = inputs.config.control
+    if name == "auto":
+        if len(found) != 1:
+            raise ValueError(
+                f"{inputs.root}: {'several' if found else 'no'} control_input_* folders {found}; "
+                "name one with --control"
+            )
+        name = found[0]
+    if name not in found:
+        raise ValueError(f"{inputs.root / name}: no such control folder; there are {found}")
+    return inputs.root / name, name
+
+
+def find_views(inputs: Inputs) -> Cameras:
+    """The model's views that have files, in the model's order.
+
+    Raises:
+        ValueError: no view has files, or files are of a camera that the model does not know.
+    """
+    folder, _ = _folder(inputs)
+    found = {p.name for p in folder.glob("*") if p.is_dir() and any(p.glob("*.mp4"))}
+    known = [camera for camera, _ in inputs.cameras]
+    if strange := sorted(found - set(known)):
+        raise ValueError(f"{folder / strange[0]}: the model knows no such camera, only {known}")
+    if not found:
+        raise ValueError(f"{folder}: no CAMERA/NAME.mp4 for any of the model's cameras {known}")
+    return tuple((camera, view) for camera, view in inputs.cameras if camera in found)
+
+
+def read_inputs(inputs: Inputs, limit: int | None) -> list[Clip]:
+    """The clips of a folder, sorted by name; all headers are checked before anything is decoded.
+
+    Clips without RGB video hold black frames, which nothing reads.
+
+    Raises:
+        ValueError: lists every file that is missing, unreadable or too short; or see `find_views`.
+    """
+    folder, control = _folder(inputs)
+    views = find_views(inputs)
+    layout = Layout(inputs.root, views, control)
+    names = sorted({p.stem for camera, _ in views for p in (folder / camera).glob("*.mp4")})
+    opened, problems = [], []
+    for name in names[:limit]:
+        try:
+            opened.append(_open(inputs, layout, name))
+        except FileError as error:
+            problems.append((error.path, error.reason))
+    if problems:
+        lines = "".join(f"\n  {path}: {reason}" for path, reason in problems)
+        raise ValueError(f"{inputs.root}: {len(problems)} clips cannot be read:{lines}")
+    return [_read(inputs, layout, name, *files) for name, files in zip(names, opened, strict=False)]
+
+
+Files = tuple[list[video.VideoInfo], list[video.VideoInfo], tuple[str, ...]]
+
+
+def _open(inputs: Inputs, layout: Layout, name: str) -> Files:
+    cameras = [camera for camera, _ in layout.cameras]
+    controls = (
+        [_probe(inputs.config, layout.control_video(c, name)) for c in cameras]
+        if layout.control
+        else []
+    )
+    rgb = [layout.video(c, name) for c in cameras]
+    wanted = inputs.needs_video or all(Path(path).is_file() for path in rgb)
+    videos = [_probe(inputs.config, path) for path in rgb] if wanted else []
+    return controls, videos, _captions(inputs, layout, name)
+
+
+def _probe(config: DataConfig, path: str) -> video.VideoInfo:
+    """Header of a file that is long enough."""
+    if not Path(path).is_file():
+        raise FileError(path, "missing")
+    info = video.probe(path)
+    missing = config.frames_needed(info) - info.frames
+    if missing > 0:
+        raise FileError(
+            path,
+            f"{missing} frames too short: {info.frames}, and a clip of {config.num_frames} frames at "
+            f"stride {config.stride_of(info)} needs {info.frames + missing}",
+        )
+    return info
+
+
+def _captions(inputs: Inputs, layout: Layout, name: str) -> tuple[str, ...]:
+    cameras = [camera for camera, _ in layout.cameras]
+    config = inputs.config
+    speakers: Sequence[str] = cameras if config.captions == "each" else []
+    if config.captions == "front":
+        there = [c for c in cameras if any((layout.root / k / c).is_dir() for k in _WORDS)]
+        speakers = [config.caption_camera] if config.caption_camera else (there or cameras)[:1]
+    texts = dict.fromkeys(cameras, "")
+    for camera in speakers:
+        if inputs.prompt is not None:
+            texts[camera] = inputs.prompt
+        elif any((layout.root / kind / camera).is_dir() for kind in _WORDS):
+            texts[camera] = layouts.read_caption(layout, camera, name, config.caption_kind)
+    prefix = layouts.view_prefix if config.view_prefixes else None
+    return tuple((prefix(c) + " " if prefix else "") + texts[c] for c in cameras)
+
+
+_WORDS = ("captions", "metas")
+
+
+def _read(
+    inputs: Inputs,
+    layout: Layout,
+    name: str,
+    controls: list[video.VideoInfo],
+    videos: list[video.VideoInfo],
+    captions: tuple[str, ...],
+) -> Clip:
+    config = inputs.config
+
+    def frames(info: video.VideoInfo, is_control: bool) -> np.ndarray:
+        stride = config.stride_of(info)
+        numbers = range(0, config.num_frames * stride, stride)
+        return pipeline.read_fitted(config, info, numbers, is_control)
+
+    control = np.stack([frames(info, True) for info in controls]) if controls else None
+    black = np.zeros((len(layout.cameras), config.num_frames, *config.size, 3), np.uint8)
+    first = (controls or videos)[0]
+    return Clip(
+        video=np.stack([frames(info, False) for info in videos]) if videos else black,
+        control=control,
+        captions=captions,
+        view_ids=np.array([view for _, view in layout.cameras], np.int32),
+        fps=np.float32(first.fps / config.stride_of(first)),
+        index=np.int32(0),
+        name=name,
+    )

@@ -1,0 +1,113 @@
+"""Samples multi-camera videos from a trained model and a folder of control clips.
+
+    python run_sample.py --checkpoint=runs/demo --input=/path/to/clips --output=samples
+
+`--checkpoint` is a workdir of run_train.py (its newest checkpoint) or one checkpoint in it. For every
+clip NAME of the input folder the output folder gets NAME/CAMERA.mp4, NAME_grid.mp4 (all views),
+NAME_control.mp4 and NAME.json, which says how it was made. Settings that no flag names are those of
+the run (config.sample).
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from cosmos_jax import cli
+
+CHECKPOINT = flags.DEFINE_string("checkpoint", None, "Workdir of a run, or one of its checkpoints.")
+INPUT = flags.DEFINE_string("input", None, "Folder with control_input_*/, and videos/, captions/.")
+OUTPUT = flags.DEFINE_string("output", None, "Folder for the videos; new, unless --overwrite.")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "Write over the files of an earlier run.")
+WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "regular"], "Averaged weights, or the last.")
+MESH = flags.DEFINE_string("mesh", None, "As in data=2,context=4. Default: context takes what fits.")
+CONTROL = flags.DEFINE_string("control", None, "Control folder; default: the run's.")
+MAX_SAMPLES = flags.DEFINE_integer("max_samples", None, "Only the first clips.", lower_bound=1)
+PROMPT = flags.DEFINE_string("prompt", None, "Caption in place of the files'.")
+NEGATIVE_PROMPT = flags.DEFINE_string(
+    "negative_prompt", None, "Text of the unconditional branch; default: none (zeros)."
+)
+FPS = flags.DEFINE_float("fps", None, "Frames per second; the files' must be a multiple.")
+NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Solver steps.")
+GUIDANCE = flags.DEFINE_float("guidance", None, "g of cond + g (cond - uncond).")
+SEED = flags.DEFINE_integer("seed", None, "Of the noise; clip i takes seed + i.")
+CONTROL_WEIGHT = flags.DEFINE_float("control_weight", None, "Scale of the control, 0 to ignore it.")
+NUM_CONDITIONAL_FRAMES = flags.DEFINE_integer(
+    "num_conditional_frames", None, "Given pixel frames at the start of every view: 0, 1, 5, ..."
+)
+
+
+def main(argv: list[str]) -> None:
+    """Checks the flags, then samples."""
+    cli.no_arguments(argv)
+    for flag in (CHECKPOINT, INPUT, OUTPUT):
+        if not flag.value:
+            cli.fail(f"--{flag.name} is missing: {flag.help}")
+    sample(Path(CHECKPOINT.value), Path(INPUT.value), Path(OUTPUT.value))
+
+
+def sample(checkpoint: Path, folder: Path, output: Path) -> None:
+    """Reads weights and inputs, then samples and writes one clip after the other."""
+    import dataclasses
+
+    import jax
+
+    from cosmos_jax import build, checkpoints, preview, videos
+    from cosmos_jax.data import inputs as input_clips
+    from cosmos_jax.data import pipeline
+
+    # ---- Inputs: everything is checked before weights are read.
+    with cli.user_errors():
+        path = checkpoints.locate(checkpoint)
+        values, cameras = build.read_config(path.parent.parent)
+        changes = {flag.name: flag.value for flag in SAMPLE_FLAGS if flag.value is not None}
+        wanted = build.inputs(
+            values, cameras, folder, changes, CONTROL.value, FPS.value, PROMPT.value
+        )
+        clips = input_clips.read_inputs(wanted, MAX_SAMPLES.value)
+        views = [camera for camera, _ in input_clips.find_views(wanted)]
+        trainer = build.trainer(values)
+        mesh = build.sampling_mesh(values, trainer, MESH.value)
+        jax.set_mesh(mesh)
+        sizes = build.sizes(values, mesh, trainer, len(views))
+        generator = build.generator(values, mesh, trainer, **changes)
+        if not OVERWRITE.value and output.is_dir() and any(output.iterdir()):
+            raise ValueError(f"{output} is not empty; give a new folder, or --overwrite")
+
+        # ---- Weights.
+        abstract = trainer.abstract_state(sizes.inputs, mesh)
+        variables = preview.load_variables(path, trainer, abstract, ema=WEIGHTS.value == "ema")
+        encoder = build.encoder(values, mesh)
+    print(f"{path}, {WEIGHTS.value} weights, {len(clips)} clips of views {views}", flush=True)
+
+    # ---- Sample.
+    for i, clip in enumerate(clips):
+        seed, stack = generator.config.seed + i, pipeline.stack_clips([vars(clip)])
+        pixels = preview.sample_clips(
+            generator, encoder, variables, stack, seed, NEGATIVE_PROMPT.value
+        )
+        if jax.process_index() == 0:
+            videos.write_sample(
+                output, clip.name, views, pixels[0], clip.control, float(clip.fps)
+            )
+            about = {
+                "checkpoint": str(path),
+                "weights": WEIGHTS.value,
+                "views": views,
+                "captions": clip.captions,
+                "negative_prompt": NEGATIVE_PROMPT.value,
+                "fps": float(clip.fps),
+                **dataclasses.asdict(generator.config),
+                "seed": seed,
+                "jax": jax.__version__,
+            }
+            (output / f"{clip.name}.json").write_text(json.dumps(about, indent=1), "utf-8")
+        print(f"{i + 1}/{len(clips)} {output / clip.name}_grid.mp4", flush=True)
+
+
+SAMPLE_FLAGS: tuple[Any, ...] = (NUM_STEPS, GUIDANCE, SEED, CONTROL_WEIGHT, NUM_CONDITIONAL_FRAMES)
+
+
+if __name__ == "__main__":
+    cli.run(main)
