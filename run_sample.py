@@ -53,22 +53,22 @@ def sample(checkpoint: Path, folder: Path, output: Path) -> None:
 
     import jax
 
-    from cosmos_jax import build, checkpoints, preview, videos
+    from cosmos_jax import build, build_sample, checkpoints, preview, videos
     from cosmos_jax.data import inputs as input_clips
     from cosmos_jax.data import pipeline
 
     # ---- Inputs: everything is checked before weights are read.
     with cli.user_errors():
         path = checkpoints.locate(checkpoint)
-        values, cameras = build.read_config(path.parent.parent)
+        values, cameras = build_sample.read_config(path.parent.parent)
         changes = {flag.name: flag.value for flag in SAMPLE_FLAGS if flag.value is not None}
-        wanted = build.inputs(
+        wanted = build_sample.inputs(
             values, cameras, folder, changes, CONTROL.value, FPS.value, PROMPT.value
         )
         clips = input_clips.read_inputs(wanted, MAX_SAMPLES.value)
         views = [camera for camera, _ in input_clips.find_views(wanted)]
         trainer = build.trainer(values)
-        mesh = build.sampling_mesh(values, trainer, MESH.value)
+        mesh = build_sample.sampling_mesh(values, trainer, MESH.value)
         jax.set_mesh(mesh)
         sizes = build.sizes(values, mesh, trainer, len(views))
         generator = build.generator(values, mesh, trainer, **changes)

@@ -100,10 +100,10 @@ def train(config: Any, workdir: Path) -> None:
                 if step < loop.steps:
                     with watch("data_wait"):
                         clip = next(stream)
-                    with watch("encode"):
+                    with watch("step"):
                         batch, position = encoder(clip, loop.rows, loop.batch), stream.state()
                 with watch("step"):
-                    loss = float(out["loss"])
+                    loss = float(out["loss"])  # the encoding is queued behind it
                 with watch("encode"):
                     jax.block_until_ready(batch)
                 if not math.isfinite(loss):

@@ -6,6 +6,7 @@ error that names the nearest one that does.
 
 import dataclasses
 import difflib
+import importlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,17 +19,11 @@ from flax import traverse_util
 
 from cosmos_jax import flops, optim, sharding, train
 from cosmos_jax import preview as previews
-from cosmos_jax.data import pipeline, synthetic
-from cosmos_jax.data import scene as scenes
-from cosmos_jax.data.inputs import Inputs
+from cosmos_jax.data import pipeline
 from cosmos_jax.data.layouts import Cameras, DataConfig
-from cosmos_jax.diffusion import conditioning
 from cosmos_jax.encode import Encoder, codec_params
 from cosmos_jax.generate import Generator, SampleConfig
-from cosmos_jax.models.dct_codec import DCTCodec
 from cosmos_jax.models.dit import DiT, DiTConfig
-from cosmos_jax.models.hashed_text import HashedText
-from cosmos_jax.models.wan_vae import WanVAE
 from cosmos_jax.train import Process, Trainer
 from cosmos_jax.types import TrainState
 from cosmos_jax.validation import ValidationConfig
@@ -84,6 +79,7 @@ SECTIONS = (
 SETTINGS = ("seed", "steps", "dtype", "attention", "remat", "trainable", "ema_rate")
 SYNTHETIC = "synthetic"  # the root of the data set that is rendered
 CONFIG_FILE = "config.json"
+DCT_CODEC = "cosmos_jax.models.dct_codec:DCTCodec"
 
 
 def check_keys(given: Any, known: Any, where: str) -> None:
@@ -176,29 +172,41 @@ def network(values: Mapping[str, Any]) -> DiT:
     return DiT(config)
 
 
+def load(name: Any, where: str) -> Any:
+    """The object that a config names as "package.module:name", of ours or of the user's own package.
+
+    Named parts are imported when a config asks for them: a run reads no code but its own.
+
+    Raises:
+        ValueError: not of that form, or there is no such module or name.
+    """
+    module, _, attribute = str(name).partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{where}={name!r} must be package.module:name, as in {DCT_CODEC!r} ({error})"
+        ) from error
+
+
+def part(values: Mapping[str, Any], section: str) -> Any:
+    """An object of the class that `kind` names in a section, made of the section's other keys.
+
+    `weights` is no setting of the object: it says where its parameters come from (`encoder`).
+    """
+    settings = {key: value for key, value in values[section].items() if key != "weights"}
+    kind = load(settings.pop("kind", None), f"config.{section}.kind")
+    return make(kind, settings, f"config.{section}")
+
+
 def codec(values: Mapping[str, Any]) -> Any:
-    """The video codec: {"kind": "dct"} or {"kind": "wan", ...}."""
-    section = dict(values["codec"])
-    kind = section.pop("kind", None)
-    if kind == "dct":
-        return make(DCTCodec, section, "config.codec")
-    if kind == "wan":
-        if section.pop("weights", None) != "random":
-            raise ValueError(
-                'config.codec.weights must be "random": this version cannot read published VAE '
-                "weights yet, and says so here rather than train on noise unasked"
-            )
-        return make(WanVAE, section, "config.codec")
-    raise ValueError(f"config.codec.kind={kind!r} must be dct or wan")
+    """The video codec: `config.codec.kind` names its class (interface: `models.wan_vae.WanVAE`)."""
+    return part(values, "codec")
 
 
-def text_encoder(values: Mapping[str, Any]) -> HashedText:
-    """The text encoder: {"kind": "hashed", ...}."""
-    section = dict(values["text"])
-    kind = section.pop("kind", None)
-    if kind == "hashed":
-        return make(HashedText, section, "config.text")
-    raise ValueError(f"config.text.kind={kind!r} must be hashed")
+def text_encoder(values: Mapping[str, Any]) -> Any:
+    """The text encoder: `config.text.kind` names its class (`models.hashed_text.HashedText`)."""
+    return part(values, "text")
 
 
 def mesh(values: Mapping[str, Any]) -> Mesh:
@@ -386,8 +394,7 @@ def data(values: Mapping[str, Any], trainer: Trainer, folder: Path) -> pipeline.
     config = make(DataConfig, values["data"], "config.data")
     network = trainer.net.config
     if config.root == SYNTHETIC:
-        scene = make(scenes.SceneConfig, values["scene"], "config.scene")
-        config = dataclasses.replace(config, root=str(synthetic.write_dataset(folder, scene)))
+        config = dataclasses.replace(config, root=str(part(values, "scene").write(folder)))
     if bool(network.control_blocks) != (config.control is not None):
         raise ValueError(
             "config.data.control: the network has a control branch and needs a control folder"
@@ -405,8 +412,18 @@ def data(values: Mapping[str, Any], trainer: Trainer, folder: Path) -> pipeline.
 
 
 def encoder(values: Mapping[str, Any], mesh: Mesh) -> Encoder:
-    """Clips to latents and text embeddings, with the codec's weights on the mesh."""
+    """Clips to latents and text embeddings, with the codec's weights on the mesh.
+
+    Raises:
+        ValueError: the codec has weights, and the config does not say where they come from.
+    """
     video_codec = codec(values)
+    has_weights = jax.tree.leaves(jax.eval_shape(video_codec.init, jax.random.key(0)))
+    if has_weights and dict(values["codec"]).get("weights") != "random":
+        raise ValueError(
+            f'config.codec.weights must be "random" for {values["codec"]["kind"]}: published weights '
+            "cannot be read yet, and random ones are not taken unasked"
+        )
     weights = codec_params(video_codec, jax.random.key(values["seed"]), mesh)
     return Encoder(video_codec, weights, text_encoder(values), mesh, values["dtype"])
 
@@ -441,43 +458,6 @@ def preview(
         return place
 
     return sample
-
-
-def inputs(
-    values: Mapping[str, Any],
-    cameras: Cameras,
-    folder: Path,
-    changes: Mapping[str, Any],
-    control: str | None,
-    fps: float | None,
-    prompt: str | None,
-) -> Inputs:
-    """What `run_sample.py` reads: the run's data settings, changed by flags."""
-    data = {**values["data"], "root": str(folder)}
-    data |= {} if fps is None else {"fps": fps, "stride": None}
-    data |= {} if control is None else {"control": control}
-    settings = make(SampleConfig, {**values["sample"], **changes}, "config.sample")
-    conditioning.latent_frames(settings.num_conditional_frames, codec(values).temporal)
-    config = make(DataConfig, data, "config.data")
-    return Inputs(config, cameras, prompt, needs_video=settings.num_conditional_frames > 0)
-
-
-def sampling_mesh(values: Mapping[str, Any], trainer: Trainer, text: str | None) -> Mesh:
-    """The mesh for sampling: as written, "data=2,context=4", or the largest context that fits.
-
-    Raises:
-        ValueError: the text is not of that form, or the mesh does not fit the devices.
-    """
-    if text is not None:
-        parts = [part.partition("=") for part in text.split(",")]
-        if not all(name in sharding.AXES and size.isdecimal() for name, _, size in parts):
-            raise ValueError(f"--mesh={text}: write it as data=2,context=4 (axes {sharding.AXES})")
-        return sharding.make_mesh(**{name: int(size) for name, _, size in parts})
-    section = values["data"]
-    _, t, h, *_ = latent_shape(codec(values), 1, section["num_frames"], section["size"])
-    rows, devices = h // trainer.net.config.patch, jax.devices()
-    fits = [n for n in range(1, len(devices) + 1) if t % n == 0 or rows % n == 0]
-    return sharding.make_mesh(context=fits[-1], devices=devices[: fits[-1]])
 
 
 def summary(
@@ -518,16 +498,3 @@ def keep_config(values: Mapping[str, Any], cameras: Cameras, workdir: Path) -> N
         draft = path.with_suffix(".draft")
         draft.write_text(json.dumps(now, indent=1), "utf-8")
         draft.replace(path)
-
-
-def read_config(workdir: Path) -> tuple[dict[str, Any], Cameras]:
-    """The config that a run was started with, and the views that it was trained on.
-
-    Raises:
-        ValueError: the folder is not a run's.
-    """
-    path = workdir / CONFIG_FILE
-    if not path.is_file():
-        raise ValueError(f"{workdir} has no {CONFIG_FILE}: it is not a workdir of run_train.py")
-    kept = json.loads(path.read_text("utf-8"))
-    return check_config(kept["config"]), tuple((name, view) for name, view in kept["cameras"])

@@ -80,7 +80,8 @@ class Checkpoints:
         keep_every: checkpoints whose step is a multiple of this stay too; None keeps no others.
 
     Raises:
-        ValueError: `keep_last` or `keep_every` below 1, or a directory that cannot be made.
+        ValueError: `keep_last` or `keep_every` below 1.
+        OSError: the directory cannot be made.
     """
 
     def __init__(
@@ -95,14 +96,9 @@ class Checkpoints:
                 f"checkpoints: keep_last={keep_last} and keep_every={keep_every} are at least 1 "
                 "(keep_every may be None)"
             )
-        _quiet_orbax()
+        logging.getLogger("absl").addFilter(_not_orbax)
         self._directory = pathlib.Path(directory).absolute()
-        try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(
-                f"cannot make {self._directory}: {error.strerror}; choose another --workdir"
-            ) from error
+        self._directory.mkdir(parents=True, exist_ok=True)
         self._model = json.loads(json.dumps(model))
         self._keep_last = keep_last
         self._keep_every = keep_every
@@ -193,7 +189,7 @@ class Checkpoints:
         still = {"frozen": abstract.frozen, "constants": abstract.constants}
         _check_arrays(path, path, moving)
         _check_arrays(path, still_path, still)
-        _check_same(path, _flat(record.model, "model"), _flat(self._model, "model"))
+        _check_same(path, _leaves({"model": record.model}), _leaves({"model": self._model}))
         moving = _read(path, moving)
         still = _read(still_path, still)
         self._digest = digest(still)
@@ -202,11 +198,9 @@ class Checkpoints:
                 f"{still_path} is damaged: the digest of its arrays is {self._digest or 'empty'}; "
                 "copy the folder again from where it came, or start from another checkpoint"
             )
-        place = abstract.step.sharding
-        number = jax.make_array_from_callback(
-            (), place, lambda _: np.asarray(record.step, np.int32)
-        )
-        return TrainState(step=number, **moving, **still), record
+        done = np.asarray(record.step, np.int32)
+        step = jax.make_array_from_callback((), abstract.step.sharding, lambda _: done)
+        return TrainState(step=step, **moving, **still), record
 
     def _save_frozen(self, state: TrainState) -> str:
         """Writes the arrays that no step changes, unless they are there; returns their digest."""
@@ -291,10 +285,8 @@ def read_record(path: str | os.PathLike) -> Record:
     path = pathlib.Path(path).absolute()
     if not (path / "record").is_dir():
         raise ValueError(f"{path} is not a complete checkpoint: it has no record")
-    _quiet_orbax()
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-        held = reader.restore(path, args=ocp.args.Composite(record=ocp.args.JsonRestore()))
-    return Record(**held["record"])
+    logging.getLogger("absl").addFilter(_not_orbax)
+    return Record(**ocp.JsonCheckpointHandler().restore(path / "record"))
 
 
 def restore_weights(
@@ -418,13 +410,6 @@ def _check_same(path: pathlib.Path, there: Mapping[str, Any], here: Mapping[str,
             )
 
 
-def _flat(tree: Any, name: str) -> dict[str, Any]:
-    """The entries of nested JSON objects, by dotted name."""
-    if not isinstance(tree, Mapping):
-        return {name: tree}
-    return {k: v for key, sub in tree.items() for k, v in _flat(sub, f"{name}.{key}").items()}
-
-
 def _frozen_path(path: pathlib.Path, record: Record) -> pathlib.Path:
     """The folder of the frozen arrays that belong to a step (of no items, where it has none)."""
     folder = path.parent / FROZEN / record.frozen
@@ -458,12 +443,6 @@ def _sweep(directory: pathlib.Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _quiet_orbax() -> None:
-    """Drops what Orbax logs through absl: a page for every save; its errors are raised anyway."""
-    logger = logging.getLogger("absl")
-    if _not_orbax not in logger.filters:
-        logger.addFilter(_not_orbax)
-
-
 def _not_orbax(record: logging.LogRecord) -> bool:
-    return "orbax" not in record.pathname or record.levelno >= logging.CRITICAL
+    """Drops what Orbax logs through absl: a page for every save; its errors are raised anyway."""
+    return "orbax" not in record.pathname

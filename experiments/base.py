@@ -21,8 +21,17 @@ def get_config() -> ConfigDict:
 
     config.mesh = ConfigDict({"data": 1, "fsdp": 1, "context": 1})  # one may be -1: what is left
     config.model = ConfigDict()
-    config.codec = ConfigDict({"kind": "wan", "weights": placeholder(str)})
-    config.text = ConfigDict({"kind": "hashed", "tokens": 512, "width": 100_352})
+    # "package.module:class"; the other keys are the fields of that class.
+    config.codec = ConfigDict(
+        {"kind": "cosmos_jax.models.wan_vae:WanVAE", "weights": placeholder(str)}
+    )
+    config.text = ConfigDict(
+        {
+            "kind": "cosmos_jax.models.hashed_text:HashedText",
+            "tokens": 512,
+            "width": 100_352,
+        }
+    )
     config.process = ConfigDict(
         {
             "shift": 5.0,
@@ -63,6 +72,7 @@ def get_config() -> ConfigDict:
     )
     config.scene = ConfigDict(
         {
+            "kind": "cosmos_jax.data.synthetic:RenderedScene",
             "seed": 0,
             "episodes": 20,
             "frames": 29,

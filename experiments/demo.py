@@ -42,8 +42,9 @@ def get_config() -> ConfigDict:
             "hint_widths": (256,),
         }
     )
-    config.codec = ConfigDict({"kind": "dct"})
-    config.text = ConfigDict({"kind": "hashed", "tokens": 16, "width": 64})
+    config.codec = ConfigDict({"kind": "cosmos_jax.models.dct_codec:DCTCodec"})
+    config.text.tokens = 16
+    config.text.width = 64
     config.process.num_conditional_latents = (0.5, 0.25, 0.25)
     config.process.text_dropout = 0.2
     config.optimizer = ConfigDict(

@@ -125,7 +125,7 @@ def test_retention_below_one_is_an_error(tmp_path, options):
 
 def test_a_directory_that_cannot_be_made_is_an_error(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"cannot make .*file/c: Not a directory"):
+    with pytest.raises(OSError, match="Not a directory"):
         checkpoints.Checkpoints(tmp_path / "file" / "c", MODEL, keep_last=1)
 
 
@@ -190,7 +190,7 @@ def test_another_description_is_an_error_that_names_the_entry(tmp_path):
     changed = MODEL | {"codec": {"name": "wan"}}
     with (
         checkpoints.Checkpoints(directory, changed, keep_last=1) as reader,
-        pytest.raises(ValueError, match=r"model\.codec\.name is dct there and wan in this run"),
+        pytest.raises(ValueError, match="model/codec/name is dct there and wan in this run"),
     ):
         reader.restore(state)
 

@@ -180,6 +180,7 @@ class TestCaptions:
             ('{"qwen": {"long": "L"}}', "short", 'holds no caption; expected {model: {"short"'),
             ('{"caption": "wor', None, "cannot be read: "),
             (None, None, "missing caption"),
+            (None, "short", "missing caption"),
         ],
     )
     def test_bad_captions_name_the_file(self, tmp_path, content, kind, reason):

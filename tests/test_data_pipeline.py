@@ -447,6 +447,7 @@ class TestValidation:
         ({"starts": "last"}, "data.starts='last' is none of"),
         ({"starts": "first", "window_stride": 2}, "no meaning with data.starts='first'"),
         ({"captions": "some"}, "data.captions='some' is none of"),
+        ({"captions": "each", "caption_camera": "a"}, "data.caption_camera has no meaning"),
         ({"fps": 5.0}, "set one of them"),
         ({"stride": None}, "set one of them"),
         ({"stride": 0}, "set one of them"),

@@ -1,3 +1,4 @@
+import json
 import logging
 import os
 from fractions import Fraction
@@ -217,6 +218,22 @@ def test_damaged_pictures_are_told_when_read(plain):
 
 
 @pytest.mark.core
+def test_pictures_that_the_decoder_patched_up_are_told(tmp_path):
+    """Wrong bits inside a picture are no error of the decoder: it fills in and goes on."""
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
+    video.write_video(tmp_path / "v.mp4", noise, 10)
+    info = video.probe(tmp_path / "v.mp4")
+    content = bytearray((tmp_path / "v.mp4").read_bytes())
+    middle = len(content) // 2
+    for place in rng.integers(middle, middle + 600, 30):
+        content[place] = 255 - content[place]
+    (tmp_path / "v.mp4").write_bytes(content)
+    with pytest.raises(video.FileError, match=r"v\.mp4: frame \d is damaged$"):
+        video.read_frames(info, range(8))
+
+
+@pytest.mark.core
 @pytest.mark.parametrize("frames", [[FRAMES], [-1], []])
 def test_frames_out_of_range(plain, frames):
     with pytest.raises(video.FileError, match="asked of a video of 50 frames"):
@@ -264,11 +281,19 @@ class TestProbeAll:
     def test_a_broken_cache_costs_time_only(self, tmp_path, caplog):
         paths, cache = self.write(tmp_path)
         first = video.probe_all(paths[:2], cache, 2)
-        cache.write_text('{"version": 1, "fi')
+        cache.write_text('{"version": 2, "fi')
         with caplog.at_level(logging.WARNING):
             assert video.probe_all(paths[:2], cache, 2) == first
         assert "not readable" in caplog.text
-        assert '"version": 1' in cache.read_text()
+        assert '"version": 2' in cache.read_text()
+
+    def test_a_cache_of_another_version_is_read_anew(self, tmp_path):
+        paths, cache = self.write(tmp_path)
+        first = video.probe_all(paths[:2], cache, 2)
+        content = json.loads(cache.read_text())
+        rows = {path: [stamp, ["other"]] for path, (stamp, _) in content["files"].items()}
+        cache.write_text(json.dumps({"version": 1, "files": rows}))
+        assert video.probe_all(paths[:2], cache, 2) == first
 
     def test_a_cache_that_cannot_be_written_is_told(self, tmp_path, caplog):
         paths, _ = self.write(tmp_path)

@@ -40,6 +40,7 @@ HEAVY = {"huggingface_hub", "safetensors", "tensorflow_datasets", "torch", "tran
 CONVERTERS_ONLY = {"huggingface_hub", "safetensors", "torch"}
 LIGHT = {"absl", "ml_collections"}  # all that `run_train.py --help` may load
 EXPERIMENTS = {"ml_collections"}
+LONG_ON_PURPOSE = {"run_train.train": 120}  # the one loop, read from top to bottom
 DISTRIBUTIONS = {
     "absl": "absl-py",
     "imageio_ffmpeg": "imageio-ffmpeg",
@@ -128,7 +129,7 @@ def violations(module: str, imports: list[Import]) -> list[str]:
             forbid(item, "only converters use it")
         if item.top == "jax" and module.startswith(("cosmos_jax.data", "experiments")):
             forbid(item, "works without jax")
-        if module.startswith("experiments") and not item.ours and item.name not in EXPERIMENTS:
+        if module.startswith("experiments") and not item.ours and item.top not in EXPERIMENTS:
             forbid(item, f"an experiment imports {sorted(EXPERIMENTS)}")
     return wrong
 
@@ -234,6 +235,8 @@ def test_every_package_that_is_imported_is_a_dependency():
 def test_functions_fit_a_screen_and_files_a_sitting():
     long = []
     for name, path in SOURCES.items():
+        if name.startswith("experiments"):
+            continue  # lists of settings
         text = path.read_text()
         if (lines := len(text.splitlines())) > 520:
             long.append(f"{name} has {lines} lines")
@@ -242,7 +245,7 @@ def test_functions_fit_a_screen_and_files_a_sitting():
                 first = node.body[0]
                 described = ast.get_docstring(node, clean=False) is not None
                 begin = first.end_lineno if described else node.lineno
-                if node.end_lineno - begin > 65:
+                if node.end_lineno - begin > LONG_ON_PURPOSE.get(f"{name}.{node.name}", 65):
                     long.append(f"{name}.{node.name} has {node.end_lineno - begin} lines")
     assert not long, "\n".join(long)
 
@@ -257,7 +260,7 @@ def test_help_answers_within_three_seconds(command):
         )
         seconds.append(time.monotonic() - begun)
         assert done.returncode == 0, done.stderr
-        assert "--config" in done.stdout + done.stderr
+        assert f"\n    python {command} --" in done.stdout
         if seconds[-1] < 3:
             return
     pytest.fail(f"{command} --help took {min(seconds):.1f} s")

@@ -57,7 +57,8 @@ PUBLISHED_CAMERAS: tuple[dict[str, str], ...] = (
 )
 """Camera sets of the published models, each with the sentences that may precede its captions.
 
-A camera's place in its set is its view id (specs 1.7 and 4.6, appendix B).
+A camera's place in its set is its view id. Source: the camera tables and captions of
+cosmos-transfer2.5's auto-multiview, robotics and agibot post-training.
 """
 
 
@@ -87,8 +88,8 @@ class DataConfig:
         caption_camera: the caption camera of "front"; None: the first that has captions.
         caption_kind: key of one text in files of the form {model: {kind: text}}; None: the first.
         view_prefixes: put the published sentence about each camera before its text.
-        validation_fraction: x: the last int(x n) + 1 of n sorted episodes are for validation (spec
-            4.6 b); None: training and validation both use all.
+        validation_fraction: x: the last int(x n) + 1 of n sorted episodes are for validation, as
+            in the robotics post-training; None: training and validation both use all.
         skip_bad: leave episodes with bad files out instead of stopping.
         num_threads: clips decoded at a time in a process, and headers read at a time.
         num_workers: processes that decode; 0: this process's threads do.
@@ -147,6 +148,8 @@ class DataConfig:
             raise ValueError(f"data.validation_fraction={self.validation_fraction} not in [0, 1)")
         if self.captions not in ("front", "each", "none"):
             raise ValueError(f"data.captions={self.captions!r} is none of 'front', 'each', 'none'")
+        if self.caption_camera is not None and self.captions != "front":
+            raise ValueError(f"data.caption_camera has no meaning with captions={self.captions!r}")
         rates = [x for x in (self.fps, self.stride) if x is not None]
         if len(rates) != 1 or rates[0] <= 0:
             raise ValueError(
@@ -183,8 +186,8 @@ class BadDataError(ValueError):
         lines = "".join(f"\n  {file}: {reason}" for file, reason in problems)
         files = len({file for file, _ in problems})
         super().__init__(
-            f"{root}: {files} bad files; mend them, or leave their episodes out with "
-            f"--config.data.skip_bad=True{lines}"
+            f"{root}: {files} bad file{'s' * (files > 1)}; mend them, or leave their episodes out "
+            f"with --config.data.skip_bad=True{lines}"
         )
         self.problems = tuple(problems)
 
@@ -318,15 +321,18 @@ def caption_cameras(layout: Layout, config: DataConfig) -> tuple[str, ...]:
 def read_caption(layout: Layout, camera: str, name: str, kind: str | None) -> str:
     """The text of one camera of an episode. Text files are stripped; JSON strings are kept as is.
 
+    With a `kind`, only JSON files are looked for.
+
     Source of the forms: {"caption": text} of the multi-view data sets, {model: {kind: text}} and
-    metas/*.txt of cosmos-predict2.5's VideoDataset (spec 4.6).
+    metas/*.txt of cosmos-predict2.5's VideoDataset.
 
     Raises:
         FileError: no caption file, an empty caption, or JSON of another form.
     """
     root = layout.root
-    paths = [root / "captions" / camera / f"{name}{ext}" for ext in (".json", ".txt")]
-    paths.append(root / "metas" / camera / f"{name}.txt")
+    paths = [root / "captions" / camera / f"{name}.json"]
+    if kind is None:
+        paths += [root / folder / camera / f"{name}.txt" for folder in ("captions", "metas")]
     path = next((p for p in paths if p.is_file()), None)
     if path is None:
         raise FileError(str(paths[0]), "missing caption")

@@ -90,6 +90,7 @@ class Clips:
             name=f"{episode.name}:{start}",
         )
 
+
 @dataclasses.dataclass(frozen=True)
 class DataSet:
     """A scanned data set. `skipped` lists the bad files whose episodes were left out."""

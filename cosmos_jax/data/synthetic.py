@@ -19,27 +19,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from cosmos_jax.data import video
-from cosmos_jax.data.scene import (
-    BUILDING,
-    CABIN,
-    CAMERA_HEIGHT,
-    CROWN,
-    LANE,
-    LIGHTS,
-    RENDERER,
-    SHOULDER,
-    VEHICLE,
-    VERGES,
-    Placed,
-    SceneConfig,
-    World,
-    camera_to_rig,
-    corners,
-    intrinsics,
-    make_world,
-    place,
-)
+from cosmos_jax.data import scene, video
+from cosmos_jax.data.scene import Placed, SceneConfig, World
 
 CONTROL = "control_input_hdmap_bbox"
 MARKER = "scene.json"
@@ -78,13 +59,13 @@ def make_cameras(config: SceneConfig) -> tuple[Camera, ...]:
     """Casts the rays of every camera to the ground and to the sky."""
     rows, columns = config.size
     times = config.supersample
-    samples = np.diag([times, times, 1.0]) @ intrinsics(config)
+    samples = np.diag([times, times, 1.0]) @ scene.intrinsics(config)
     pixel = np.arange(rows * columns).reshape(rows, columns).repeat(times, 0).repeat(times, 1)
     cameras = []
-    for pose in camera_to_rig(config):
-        rays = _pinhole_rays(intrinsics(config), rows, columns, pose)
+    for pose in scene.camera_to_rig(config):
+        rays = _pinhole_rays(scene.intrinsics(config), rows, columns, pose)
         horizon = int(np.argmax(rays[2, :, 0] < 0))
-        depth = -CAMERA_HEIGHT / rays[2, horizon:]
+        depth = -scene.CAMERA_HEIGHT / rays[2, horizon:]
         ground = pose[:2, 3, None, None] + rays[:2, horizon:] * depth
         spread = sum(np.abs(np.gradient(ground, axis=axis)) for axis in (1, 2)) + 1e-3
         above = rays[:, :horizon] / np.linalg.norm(rays[:, :horizon], axis=0)
@@ -167,7 +148,9 @@ def cast(camera: Camera, world: World, placed: Placed) -> Hits:
     x, y, z = (camera.pose[:3, 3] - placed.centre).T
     origin = np.stack([*_turn(x, y, cos, sin), z], -1)
     half = world.boxes.size / 2
-    for number, (top, bottom, left, right) in enumerate(_bounds(camera, corners(world, placed))):
+    for number, (top, bottom, left, right) in enumerate(
+        _bounds(camera, scene.corners(world, placed))
+    ):
         if bottom <= top or right <= left:
             continue
         region = np.s_[top:bottom, left:right]
@@ -190,8 +173,8 @@ def cast(camera: Camera, world: World, placed: Placed) -> Hits:
 def render_depth(config: SceneConfig, episode: int, frame: int) -> Float[np.ndarray, "v y x"]:
     """Depth in metres at the pixels' centres, along the camera's axis; infinite in the sky."""
     config = dataclasses.replace(config, supersample=1)
-    world = make_world(config, episode)
-    placed = place(config, world, frame)
+    world = scene.make_world(config, episode)
+    placed = scene.place(config, world, frame)
     maps = []
     for camera in make_cameras(config):
         hits = cast(camera, world, placed)
@@ -251,7 +234,7 @@ def _blend(below, above, share):
 
 
 def _paint_sky(camera: Camera, world: World, placed: Placed) -> np.ndarray:
-    light = LIGHTS[world.time_of_day]
+    light = scene.LIGHTS[world.time_of_day]
     x, y = np.einsum("ij,jyx->iyx", placed.pose[:2, :2].astype(np.float32), camera.sky)
     clouds = np.clip(1.5 * _sample_noise(6 * x + 10 * world.sun, 6 * y), 0, 1)
     clouds *= light.clouds * np.minimum(2 * camera.elevation, 1)
@@ -261,22 +244,25 @@ def _paint_sky(camera: Camera, world: World, placed: Placed) -> np.ndarray:
 
 def _paint_ground(camera: Camera, world: World, placed: Placed) -> tuple[np.ndarray, np.ndarray]:
     """The ground in the video and in the control, [3 g x]."""
-    pose, light = placed.pose.astype(np.float32), LIGHTS[world.time_of_day]
+    pose, light = placed.pose.astype(np.float32), scene.LIGHTS[world.time_of_day]
     x, y = np.einsum("ij,jyx->iyx", pose[:2, :2], camera.ground) + pose[:2, 3, None, None]
     aside = y - world.centre(x)
     along_spread, spread = camera.spread
     grain = _sample_noise(x, aside) / (1 + along_spread**2 + spread**2)
-    edge = world.lanes * LANE / 2
-    outside = np.abs(aside) - (edge + SHOULDER)
+    edge = world.lanes * scene.LANE / 2
+    outside = np.abs(aside) - (edge + scene.SHOULDER)
     road = _inside(outside, spread)
-    first, second = (_colour(rgb) for rgb in VERGES[world.verge])
+    first, second = (_colour(rgb) for rgb in scene.VERGES[world.verge])
     paint = _blend(first, second, np.clip(0.5 + grain, 0, 1)) * (1 + 0.12 * grain)
     paint = _blend(paint, _colour((0.58, 0.56, 0.54)), _inside(outside - 1.5, spread))
     paint = _blend(paint, _colour((0.27, 0.27, 0.29)) * (1 + 0.2 * grain), road)
 
-    lane = (aside + edge) % LANE
-    lane = np.minimum(lane, LANE - lane)
-    dashes = np.where(np.abs(aside) > edge - LANE / 2, 1, _pulses(x, 7.0, 3.5, along_spread)) * road
+    lane = (aside + edge) % scene.LANE
+    lane = np.minimum(lane, scene.LANE - lane)
+    dashes = (
+        np.where(np.abs(aside) > edge - scene.LANE / 2, 1, _pulses(x, 7.0, 3.5, along_spread))
+        * road
+    )
     paint = _blend(paint, np.float32(0.9), dashes * _stripe(lane, 0.22, spread))
 
     # The control's lines are at least a pixel wide, and fade before they crowd at the horizon.
@@ -324,7 +310,7 @@ def _paint_boxes(
     config: SceneConfig, camera: Camera, world: World, placed: Placed, hits: Hits
 ) -> tuple[np.ndarray, np.ndarray]:
     """Colours of the hits in the video and in the control, [3 m]."""
-    light, boxes = LIGHTS[world.time_of_day], world.boxes
+    light, boxes = scene.LIGHTS[world.time_of_day], world.boxes
     axis, positive, along, up, half_along, half_up = face = _faces(world, hits)
     spread = hits.depth * (config.supersample / camera.matrix[0, 0])
     colour = boxes.colour.T[:, hits.box]
@@ -344,19 +330,19 @@ def _paint_details(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Unlit colours [3 m] with grain, windows, wheels and lamps, and the share that shines [m]."""
     axis, positive, along, up, half_along, half_up = face
-    light, kind = LIGHTS[world.time_of_day], world.boxes.kind[hits.box]
+    light, kind = scene.LIGHTS[world.time_of_day], world.boxes.kind[hits.box]
     height = up + half_up
     elsewhere = hits.box.astype(np.float32)  # so that no two boxes look alike
     grain = _sample_noise(along + 3 * elsewhere, up + 5 * elsewhere)
-    paint = colour * (1 + grain * np.where(kind == CROWN, np.float32(0.35), np.float32(0.08)))
+    paint = colour * (1 + grain * np.where(kind == scene.CROWN, np.float32(0.35), np.float32(0.08)))
     rows = _pulses(height - 1.2, 3.0, 1.5, spread) * (height > 1)
     windows = rows * _pulses(along + half_along - 0.8, 2.6, 1.4, spread)
-    windows *= (kind == BUILDING) & (axis < 2)
+    windows *= (kind == scene.BUILDING) & (axis < 2)
     paint = _blend(paint, _colour(light.window)[:, 0], windows)
     glass = _stripe(up, 1.3 * half_up, spread) * _stripe(along, 1.8 * half_along, spread)
-    glass *= (kind == CABIN) & (axis < 2)
+    glass *= (kind == scene.CABIN) & (axis < 2)
     paint = _blend(paint, _colour((0.10, 0.13, 0.17))[:, 0], glass)
-    vehicle = kind == VEHICLE
+    vehicle = kind == scene.VEHICLE
     paint = _blend(paint, np.float32(0.08), _inside(height - 0.3, spread) * (vehicle & (axis < 2)))
     lamps = vehicle & (axis == 0) & (np.abs(along) > 0.55 * half_along) & (np.abs(up) < 0.16)
     front = positive == (world.boxes.velocity[hits.box] > 0)
@@ -368,7 +354,7 @@ def _render_view(
     config: SceneConfig, camera: Camera, world: World, placed: Placed
 ) -> tuple[np.ndarray, np.ndarray]:
     """Video and control of a view, uint8 [y x 3]."""
-    light, horizon = LIGHTS[world.time_of_day], camera.horizon
+    light, horizon = scene.LIGHTS[world.time_of_day], camera.horizon
     haze, hits = _colour(light.horizon), cast(camera, world, placed)
     paint = np.empty((3, *config.size), np.float32)
     control = np.empty_like(paint)
@@ -406,11 +392,11 @@ def render_episode(config: SceneConfig, episode: int) -> Episode:
     Raises:
         ValueError: no such episode.
     """
-    world = make_world(config, episode)
+    world = scene.make_world(config, episode)
     shape = (config.cameras, config.frames, *config.size, 3)
     pixels, control = np.empty(shape, np.uint8), np.empty(shape, np.uint8)
     for frame in range(config.frames):
-        placed = place(config, world, frame)
+        placed = scene.place(config, world, frame)
         for view, camera in enumerate(make_cameras(config)):
             pixels[view, frame], control[view, frame] = _render_view(config, camera, world, placed)
     return Episode(pixels, control, world.caption, config.camera_names)
@@ -427,7 +413,7 @@ def write_dataset(root: str | pathlib.Path, config: SceneConfig) -> pathlib.Path
         ValueError: `root` exists and holds something else.
     """
     root = pathlib.Path(root).absolute()
-    marker = {"renderer": RENDERER, **dataclasses.asdict(config), "size": list(config.size)}
+    marker = {"renderer": scene.RENDERER, **dataclasses.asdict(config), "size": list(config.size)}
     if root.exists():
         _check_marker(root, marker)
         return root
@@ -468,3 +454,12 @@ def _check_marker(root: pathlib.Path, wanted: dict) -> None:
     differing = [f"{k}={v}" for k, v in wanted.items() if k not in found or found[k] != v]
     if differing:
         raise ValueError(f"{root} holds a data set rendered without {', '.join(differing)}: {mend}")
+
+
+@dataclasses.dataclass(frozen=True)
+class RenderedScene(SceneConfig):
+    """The data set as a config names it (`config.scene.kind`)."""
+
+    def write(self, root: str | pathlib.Path) -> pathlib.Path:
+        """Renders it into a folder, or finds it there; see `write_dataset`."""
+        return write_dataset(root, self)

@@ -149,7 +149,7 @@ def _filter_in_order(
 def stretch(frames: Frames, size: Size) -> UInt8[np.ndarray, "f h w 3"]:
     """Straight to `size`, aspect ratio not kept: antialiased bilinear, rounded.
 
-    Source: cosmos-transfer2.5's auto-multiview data set (spec 4.6 a).
+    Source: cosmos-transfer2.5's auto-multiview data set.
     """
     return frames if frames.shape[1:3] == size else _resample(frames, size)
 
@@ -157,8 +157,7 @@ def stretch(frames: Frames, size: Size) -> UInt8[np.ndarray, "f h w 3"]:
 def stretch_truncated(frames: Frames, size: Size) -> UInt8[np.ndarray, "f h w 3"]:
     """`stretch` on floats in [0, 1], then times 255 and TRUNCATED: half a level darker on average.
 
-    Source: cosmos-predict2.5's VideoDataset, and the first step of the robotics data set
-    (spec 4.6 b and c).
+    Source: cosmos-predict2.5's VideoDataset, and the first step of the robotics data set.
     """
     if frames.shape[1:3] == size:
         return frames
@@ -173,7 +172,7 @@ def stretch_truncated(frames: Frames, size: Size) -> UInt8[np.ndarray, "f h w 3"
 def cover(frames: Frames, size: Size) -> UInt8[np.ndarray, "f h w 3"]:
     """Keeps the aspect ratio: scaled (antialiased bilinear) until it covers `size`, centre cropped.
 
-    The scaled size is rounded up, as in cosmos-predict2.5's inference (spec 5.6).
+    The scaled size is rounded up, as in cosmos-predict2.5's inference.
     """
     y, x = frames.shape[1:3]
     if (y, x) == size:
@@ -186,7 +185,7 @@ def cover(frames: Frames, size: Size) -> UInt8[np.ndarray, "f h w 3"]:
 def reflect_pad(frames: Frames, size: Size) -> UInt8[np.ndarray, "f h w 3"]:
     """Keeps the aspect ratio: scaled (antialiased bicubic) to fit in `size`, mirrored to fill it.
 
-    [TRAP] The mirrored bars are trained on like any pixels: no mask marks them (spec 4.6 b).
+    [TRAP] The mirrored bars are trained on like any pixels: no mask marks them.
 
     Source: the last two steps of cosmos-transfer2.5's robotics data set, for video and control.
 
@@ -224,7 +223,7 @@ VIDEO_RES_SIZE_INFO = {
     "720": ((704, 1280), (704, 960), (960, 960)),
     "720p": ((720, 1280), (720, 960), (960, 960)),
 }
-"""The sizes that cosmos-transfer2.5 names "resolution" (spec 4.6)."""
+"""The sizes that cosmos-transfer2.5 names "resolution" (VIDEO_RES_SIZE_INFO there)."""
 
 
 def published_size(resolution: str, size: Size) -> Size:

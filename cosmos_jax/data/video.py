@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -22,7 +22,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2  # of the rows in the header cache; another one is read anew
 
 
 class FileError(ValueError):
@@ -59,7 +59,7 @@ class VideoInfo:
 
 
 @contextlib.contextmanager
-def _open(path: str):
+def _open(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and its first video stream; libav's errors become `FileError`."""
     try:
         with av.open(path) as container:

@@ -1,0 +1,67 @@
+"""What `run_sample.py` builds: the config of a finished run, changed by flags, to objects."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from cosmos_jax import sharding
+from cosmos_jax.build import CONFIG_FILE, check_config, codec, latent_shape, make
+from cosmos_jax.data.inputs import Inputs
+from cosmos_jax.data.layouts import Cameras, DataConfig
+from cosmos_jax.diffusion import conditioning
+from cosmos_jax.generate import SampleConfig
+from cosmos_jax.train import Trainer
+
+
+def read_config(workdir: Path) -> tuple[dict[str, Any], Cameras]:
+    """The config that a run was started with, and the views that it was trained on.
+
+    Raises:
+        ValueError: the folder is not a run's.
+    """
+    path = workdir / CONFIG_FILE
+    if not path.is_file():
+        raise ValueError(f"{workdir} has no {CONFIG_FILE}: it is not a workdir of run_train.py")
+    kept = json.loads(path.read_text("utf-8"))
+    return check_config(kept["config"]), tuple((name, view) for name, view in kept["cameras"])
+
+
+def inputs(
+    values: Mapping[str, Any],
+    cameras: Cameras,
+    folder: Path,
+    changes: Mapping[str, Any],
+    control: str | None,
+    fps: float | None,
+    prompt: str | None,
+) -> Inputs:
+    """What `run_sample.py` reads: the run's data settings, changed by flags."""
+    data = {**values["data"], "root": str(folder)}
+    data |= {} if fps is None else {"fps": fps, "stride": None}
+    data |= {} if control is None else {"control": control}
+    settings = make(SampleConfig, {**values["sample"], **changes}, "config.sample")
+    conditioning.latent_frames(settings.num_conditional_frames, codec(values).temporal)
+    config = make(DataConfig, data, "config.data")
+    return Inputs(config, cameras, prompt, needs_video=settings.num_conditional_frames > 0)
+
+
+def sampling_mesh(values: Mapping[str, Any], trainer: Trainer, text: str | None) -> Mesh:
+    """The mesh for sampling: as written, "data=2,context=4", or the largest context that fits.
+
+    Raises:
+        ValueError: the text is not of that form, or the mesh does not fit the devices.
+    """
+    if text is not None:
+        parts = [part.partition("=") for part in text.split(",")]
+        if not all(name in sharding.AXES and size.isdecimal() for name, _, size in parts):
+            raise ValueError(f"--mesh={text}: write it as data=2,context=4 (axes {sharding.AXES})")
+        return sharding.make_mesh(**{name: int(size) for name, _, size in parts})
+    section = values["data"]
+    _, t, h, *_ = latent_shape(codec(values), 1, section["num_frames"], section["size"])
+    rows, devices = h // trainer.net.config.patch, jax.devices()
+    fits = [n for n in range(1, len(devices) + 1) if t % n == 0 or rows % n == 0]
+    return sharding.make_mesh(context=fits[-1], devices=devices[: fits[-1]])

@@ -1,0 +1,188 @@
+"""Runs the two commands as processes, with a model and a data set so small that seconds suffice.
+
+A process is forked from one that has imported jax and the rest already (`fresh=True`: starts from
+nothing, as a user's does), and all of them share a cache of compiled programs.
+"""
+
+import atexit
+import functools
+import json
+import multiprocessing
+import os
+import pathlib
+import runpy
+import shutil
+import subprocess
+import sys
+import tempfile
+from multiprocessing import forkserver
+from unittest import mock
+
+import numpy as np
+
+from cosmos_jax import checkpoints
+
+REPOSITORY = pathlib.Path(__file__).parents[1]
+CACHE = tempfile.mkdtemp(prefix="cosmos_jax-compiled-")
+atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+
+TINY = {
+    "steps": 4,
+    "model.width": 32,
+    "model.blocks": 2,
+    "model.heads": 2,
+    "model.mlp_width": 64,
+    "model.modulation_rank": 8,
+    "model.text_width": 16,
+    "model.text_features": 16,
+    "model.control_blocks": "(0,)",
+    "model.hint_widths": "(32,)",
+    "text.tokens": 4,
+    "text.width": 16,
+    "process.num_conditional_latents": "(0.5,0.5)",
+    "scene.episodes": 3,
+    "scene.frames": 8,
+    "scene.size": "(32,48)",
+    "scene.cameras": 2,
+    "scene.supersample": 1,
+    "data.size": "(32,48)",
+    "data.num_frames": 5,
+    "data.batch_size": 2,
+    "data.num_threads": 2,
+    "validation.clips": 2,
+    "validation.noises": 2,
+    "validation.every": 2,
+    "checkpoint.every": 2,
+    "preview.clips": 1,
+    "sample.num_steps": 2,
+    "log.every": 1,
+}
+"""Changes of experiments/demo.py."""
+
+
+def demo(**changes):
+    """Arguments of run_train.py for the tiny demo; in keys, `__` stands for the dot."""
+    values = TINY | {key.replace("__", "."): value for key, value in changes.items()}
+    return ["--config=experiments/demo.py", *(f"--config.{k}={v}" for k, v in values.items())]
+
+
+class Command:
+    """A started command. Its output is complete when `wait` has returned its exit status."""
+
+    def __init__(self, script, *arguments, devices=1, fresh=False):
+        self._folder = pathlib.Path(tempfile.mkdtemp(dir=CACHE))
+        environment = _environment(devices)
+        argv = [script, *map(str, arguments)]
+        if fresh:
+            with open(self._folder / "out", "w") as out, open(self._folder / "err", "w") as err:
+                self._process = subprocess.Popen(
+                    [sys.executable, *argv],
+                    cwd=REPOSITORY,
+                    env=os.environ | environment,
+                    stdout=out,
+                    stderr=err,
+                )
+            self.wait = self._process.wait
+        else:
+            self._process = _forks().Process(
+                target=_main, args=(argv, environment, self._folder / "out", self._folder / "err")
+            )
+            self._process.start()
+
+    def wait(self):
+        """The exit status."""
+        self._process.join()
+        return self._process.exitcode
+
+    def kill(self):
+        """SIGKILL, then waits for the end."""
+        self._process.kill()
+        self.wait()
+
+    @property
+    def out(self):
+        return _read(self._folder / "out")
+
+    @property
+    def err(self):
+        return _read(self._folder / "err")
+
+
+def run(script, *arguments, **options):
+    """Runs a command to its end, which must be a good one."""
+    command = Command(script, *arguments, **options)
+    status = command.wait()
+    assert status == 0, f"exit status {status}\n{command.out}\n{command.err}"
+    return command
+
+
+def error_of(script, *arguments, **options):
+    """What a command says that must refuse its input: exit status 2, and that on stderr alone."""
+    command = Command(script, *arguments, **options)
+    status = command.wait()
+    assert status == 2, f"exit status {status}\n{command.out}\n{command.err}"
+    head = f"{script}: error: "
+    assert command.err.startswith(head), command.err
+    return command.err.removeprefix(head).removesuffix("\n")
+
+
+def metrics(workdir):
+    """{step: {name: number}} of a run."""
+    rows = {}
+    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+        row = json.loads(line)
+        rows.setdefault(row["step"], {}).update(row)
+    return rows
+
+
+def losses(workdir):
+    """The loss of every step, each of which must stand once."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    found = [(row["step"], row["loss"]) for row in lines if "loss" in row]
+    assert len(dict(found)) == len(found), found
+    return dict(found)
+
+
+def arrays(workdir, step):
+    """Every array of one checkpoint, by item and path."""
+    folder = workdir / "checkpoints" / str(step)
+    found = {}
+    for item in checkpoints.MOVING:
+        tree = checkpoints._metadata(folder, item)
+        held = checkpoints._read(folder, {item: tree})
+        found |= {path: np.asarray(leaf) for path, leaf in checkpoints._leaves(held).items()}
+    assert len(found) > 50
+    return found
+
+
+def _environment(devices):
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    return {
+        "XLA_FLAGS": flags,
+        "JAX_COMPILATION_CACHE_DIR": CACHE,
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "XDG_CACHE_HOME": CACHE,
+    }
+
+
+@functools.cache
+def _forks():
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["cosmos_jax.build", "cosmos_jax.metrics"])
+    with mock.patch.dict(os.environ, _environment(1)):
+        forkserver.ensure_running()
+    return context
+
+
+def _main(argv, environment, out, err):
+    for stream, path in ((1, out), (2, err)):
+        os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), stream)
+    os.environ |= environment
+    os.chdir(REPOSITORY)
+    sys.argv = argv
+    runpy.run_path(argv[0], run_name="__main__")
+
+
+def _read(path):
+    return path.read_text() if path.exists() else ""
