@@ -2,7 +2,8 @@
 
     python run_sample.py --checkpoint=runs/demo --input=/path/to/clips --output=samples
 
-`--checkpoint` is a workdir of run_train.py (its newest checkpoint) or one checkpoint in it. For every
+`--checkpoint` is a workdir of run_train.py (its newest checkpoint) or one checkpoint in it. For
+every
 clip NAME of the input folder the output folder gets NAME/CAMERA.mp4, NAME_grid.mp4 (all views),
 NAME_control.mp4 and NAME.json, which says how it was made. Settings that no flag names are those of
 the run (config.sample).
@@ -21,7 +22,9 @@ INPUT = flags.DEFINE_string("input", None, "Folder with control_input_*/, and vi
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the videos; new, unless --overwrite.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Write over the files of an earlier run.")
 WEIGHTS = flags.DEFINE_enum("weights", "ema", ["ema", "regular"], "Averaged weights, or the last.")
-MESH = flags.DEFINE_string("mesh", None, "As in data=2,context=4. Default: context takes what fits.")
+MESH = flags.DEFINE_string(
+    "mesh", None, "As in data=2,context=4. Default: context takes what fits."
+)
 CONTROL = flags.DEFINE_string("control", None, "Control folder; default: the run's.")
 MAX_SAMPLES = flags.DEFINE_integer("max_samples", None, "Only the first clips.", lower_bound=1)
 PROMPT = flags.DEFINE_string("prompt", None, "Caption in place of the files'.")
@@ -41,10 +44,7 @@ NUM_CONDITIONAL_FRAMES = flags.DEFINE_integer(
 def main(argv: list[str]) -> None:
     """Checks the flags, then samples."""
     cli.no_arguments(argv)
-    for flag in (CHECKPOINT, INPUT, OUTPUT):
-        if not flag.value:
-            cli.fail(f"--{flag.name} is missing: {flag.help}")
-    sample(Path(CHECKPOINT.value), Path(INPUT.value), Path(OUTPUT.value))
+    sample(*(Path(cli.needed(flag)) for flag in (CHECKPOINT, INPUT, OUTPUT)))
 
 
 def sample(checkpoint: Path, folder: Path, output: Path) -> None:
@@ -65,13 +65,15 @@ def sample(checkpoint: Path, folder: Path, output: Path) -> None:
         wanted = build_sample.inputs(
             values, cameras, folder, changes, CONTROL.value, FPS.value, PROMPT.value
         )
-        clips = input_clips.read_inputs(wanted, MAX_SAMPLES.value)
+        clips = input_clips.open_inputs(wanted, MAX_SAMPLES.value)
         views = [camera for camera, _ in input_clips.find_views(wanted)]
         trainer = build.trainer(values)
         mesh = build_sample.sampling_mesh(values, trainer, MESH.value)
         jax.set_mesh(mesh)
-        sizes = build.sizes(values, mesh, trainer, len(views))
+        sizes = build.sizes(values, mesh, trainer)
         generator = build.generator(values, mesh, trainer, **changes)
+        if output.exists() and not output.is_dir():
+            raise ValueError(f"{output} is not a folder")
         if not OVERWRITE.value and output.is_dir() and any(output.iterdir()):
             raise ValueError(f"{output} is not empty; give a new folder, or --overwrite")
 
@@ -82,15 +84,15 @@ def sample(checkpoint: Path, folder: Path, output: Path) -> None:
     print(f"{path}, {WEIGHTS.value} weights, {len(clips)} clips of views {views}", flush=True)
 
     # ---- Sample.
-    for i, clip in enumerate(clips):
+    for i, read in enumerate(clips):
+        with cli.user_errors():
+            clip = read()
         seed, stack = generator.config.seed + i, pipeline.stack_clips([vars(clip)])
         pixels = preview.sample_clips(
             generator, encoder, variables, stack, seed, NEGATIVE_PROMPT.value
         )
         if jax.process_index() == 0:
-            videos.write_sample(
-                output, clip.name, views, pixels[0], clip.control, float(clip.fps)
-            )
+            videos.write_sample(output, clip.name, views, pixels[0], clip.control, float(clip.fps))
             about = {
                 "checkpoint": str(path),
                 "weights": WEIGHTS.value,

@@ -22,10 +22,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints,
 def main(argv: list[str]) -> None:
     """Checks the flags, then trains."""
     cli.no_arguments(argv)
-    config = cli.read_config(CONFIG)
-    if not WORKDIR.value:
-        cli.fail("--workdir=runs/NAME is missing: the folder for checkpoints, metrics and samples")
-    train(config, Path(WORKDIR.value))
+    train(cli.read_config(CONFIG), Path(cli.needed(WORKDIR)))
 
 
 def train(config: Any, workdir: Path) -> None:
@@ -44,13 +41,18 @@ def train(config: Any, workdir: Path) -> None:
         jax.set_mesh(mesh)
         trainer = build.trainer(values)
         loop = build.loop(values, mesh)
+        sizes = build.sizes(values, mesh, trainer)
         data = build.data(values, trainer, workdir / "synthetic")
-        sizes = build.sizes(values, mesh, trainer, len(data.train.cameras))
+        views = len(data.train.cameras)
         encoder = build.encoder(values, mesh)
         held_out, others = read_clips(data, loop.validation, loop.rows)
+        preview = build.preview(values, mesh, trainer, encoder, data, workdir / "samples")
         print(build.summary(values, mesh, data, sizes), flush=True)
         saver = checkpoints.Checkpoints(
-            workdir / "checkpoints", sizes.model, loop.checkpoint.keep_last, loop.checkpoint.keep_every
+            workdir / "checkpoints",
+            sizes.model,
+            loop.checkpoint.keep_last,
+            loop.checkpoint.keep_every,
         )
 
     # ---- State: the newest checkpoint, or fresh weights.
@@ -78,7 +80,6 @@ def train(config: Any, workdir: Path) -> None:
     validation = Validation(
         trainer, encoder, held_out, others, loop.rows, loop.batch, loop.validation.noises
     )
-    preview = build.preview(values, mesh, trainer, encoder, data, workdir / "samples")
     watch = metrics.Stopwatch()
 
     try:
@@ -107,12 +108,8 @@ def train(config: Any, workdir: Path) -> None:
                 with watch("encode"):
                     jax.block_until_ready(batch)
                 if not math.isfinite(loss):
-                    cli.fail(
-                        f"the loss of step {step} is {loss}; stopped. The checkpoint of step "
-                        f"{saver.latest_step()} is kept: lower config.optimizer.lr or clip and start "
-                        "the same command again",
-                        cli.STOPPED,
-                    )
+                    saver.wait()
+                    cli.fail(stopped(step, loss, saver.latest_step()), cli.STOPPED)
                 saver.check()
 
                 # ---- Log, evaluate, save, sample.
@@ -121,8 +118,8 @@ def train(config: Any, workdir: Path) -> None:
                     speed = metrics.speed(
                         watch.take(),
                         step - since,
-                        sizes.tokens * loop.batch,
-                        sizes.flops * loop.batch,
+                        sizes.tokens(views) * loop.batch,
+                        sizes.flops(views) * loop.batch,
                         mesh.size,
                     )
                     since = step
@@ -140,6 +137,20 @@ def train(config: Any, workdir: Path) -> None:
         cli.fail(error)
     finally:
         stream.close()
+
+
+def stopped(step: int, loss: float, saved: int | None) -> str:
+    """What to say when a loss is not finite; `saved` is the step of the newest checkpoint."""
+    if saved is None:
+        kept = "No checkpoint was written yet"
+    elif saved == step - 1:  # its weights gave this loss, so they may be the ones that are ruined
+        kept = f"The checkpoint of step {saved} is kept; delete it if it gives this loss again"
+    else:
+        kept = f"The checkpoint of step {saved} is kept"
+    return (
+        f"the loss of step {step} is {loss}; stopped. {kept}. Lower config.optimizer.lr or .clip, "
+        "and start the same command again"
+    )
 
 
 if __name__ == "__main__":

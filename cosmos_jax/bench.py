@@ -44,9 +44,9 @@ def step(config: Any, views: int, repeats: int) -> dict[str, Any]:
         jax.set_mesh(mesh)
         trainer, batch_size = build.trainer(values), values["data"]["batch_size"]
         sharding.batch_rows(mesh, batch_size)
-        sizes = build.sizes(values, mesh, trainer, views)
+        sizes = build.sizes(values, mesh, trainer)
     state = trainer.init_state(sizes.inputs, mesh)
-    batch = random_batch(sizes, batch_size, bool(trainer.net.config.control_blocks), trainer.dtype)
+    batch = random_batch(sizes, batch_size, views, trainer.dtype)
     began = time.perf_counter()
     run = jax.jit(trainer.step, donate_argnums=0).lower(state, batch).compile()
     compiled = time.perf_counter() - began
@@ -62,10 +62,10 @@ def step(config: Any, views: int, repeats: int) -> dict[str, Any]:
         "trainable": values["trainable"],
         "mesh": dict(mesh.shape),
         "batch": batch_size,
-        "tokens": sizes.tokens,
+        "tokens": sizes.tokens(views),
         "seconds": round(median, 4),
         "seconds_all": [round(s, 4) for s in seconds],
-        "model_tflops": round(sizes.flops * batch_size / median / mesh.size / 1e12, 1),
+        "model_tflops": round(sizes.flops(views) * batch_size / median / mesh.size / 1e12, 1),
         **{k: round(v, 2) for k, v in metrics.memory().items()},
         "compile_seconds": round(compiled, 1),
         "loss": round(loss, 4),
@@ -78,7 +78,7 @@ def step(config: Any, views: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def random_batch(sizes: Any, size: int, controlled: bool, dtype: str) -> Any:
+def random_batch(sizes: Any, size: int, views: int, dtype: str) -> Any:
     """A batch of normal latents and text, made on the devices."""
     import jax
     import jax.numpy as jnp
@@ -86,19 +86,18 @@ def random_batch(sizes: Any, size: int, controlled: bool, dtype: str) -> Any:
     from cosmos_jax import sharding
     from cosmos_jax.types import Batch
 
-    v = sizes.latents[0]
+    shape = (size, views, *sizes.latents)
 
     def make(key: Any) -> Batch:
         keys = jax.random.split(key, 3)
         latents, control = (
-            sharding.constrain(jax.random.normal(k, (size, *sizes.latents)), "b v t h w c")
-            for k in keys[:2]
+            sharding.constrain(jax.random.normal(k, shape), "b v t h w c") for k in keys[:2]
         )
         return Batch(
             latents=latents,
-            control=control if controlled else None,
-            text=jax.random.normal(keys[2], (size, v, *sizes.text), dtype),
-            view_ids=jnp.tile(jnp.arange(v, dtype=jnp.int32), (size, 1)),
+            control=control if sizes.network.control_blocks else None,
+            text=jax.random.normal(keys[2], (size, views, *sizes.text), dtype),
+            view_ids=jnp.tile(jnp.arange(views, dtype=jnp.int32), (size, 1)),
             index=jnp.arange(size, dtype=jnp.int32),
             fps=jnp.full(size, 10.0),
         )

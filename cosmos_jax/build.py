@@ -1,7 +1,7 @@
 """Config sections to objects. The only file that names variants, and the last that sees a config.
 
-Each section becomes the keyword arguments of one frozen dataclass, so a key that does not exist is an
-error that names the nearest one that does.
+Each section becomes the keyword arguments of one frozen dataclass, so a key that does not exist is
+an error that names the nearest one that does.
 """
 
 import dataclasses
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+from flax import traverse_util
 from jax.sharding import Mesh
 
-from flax import traverse_util
-
-from cosmos_jax import flops, optim, sharding, train
+from cosmos_jax import flops, metrics, optim, sharding, train
 from cosmos_jax import preview as previews
 from cosmos_jax.data import pipeline
 from cosmos_jax.data.layouts import Cameras, DataConfig
+from cosmos_jax.diffusion import conditioning
 from cosmos_jax.encode import Encoder, codec_params
 from cosmos_jax.generate import Generator, SampleConfig
 from cosmos_jax.models.dit import DiT, DiTConfig
@@ -41,8 +41,8 @@ PREDICT25_2B = DiTConfig(
     rope_ratios=(1.0, 3.0, 3.0),
     rope_dtype="bfloat16",
 )
-MULTIVIEW = {"rope_ratios": (8 / 24, 3.0, 3.0), "view_rows": 7, "view_channels": 7}
-AGIBOT = {
+MULTIVIEW: dict[str, Any] = {"rope_ratios": (8 / 24, 3.0, 3.0), "view_rows": 7, "view_channels": 7}
+AGIBOT: dict[str, Any] = {
     "joint_views": False,
     "view_rows": 3,
     "view_modulation": True,
@@ -56,7 +56,7 @@ VARIANTS = {
         PREDICT25_2B, width=5120, blocks=36, heads=40, mlp_width=20_480
     ),
     "predict25_2b_auto_multiview": dataclasses.replace(PREDICT25_2B, **MULTIVIEW),
-    # 184 control channels: (16 + 7) x 8 modalities, the unused ones zero (spec 1.6).
+    # 184 control channels: (16 + 7) x 8 modalities, the unused ones zero.
     "transfer25_2b_auto_multiview": dataclasses.replace(
         PREDICT25_2B,
         **MULTIVIEW,
@@ -83,7 +83,7 @@ DCT_CODEC = "cosmos_jax.models.dct_codec:DCTCodec"
 
 
 def check_keys(given: Any, known: Any, where: str) -> None:
-    """Raises a ValueError for a key of `given` that is not `known`, with the nearest one that is."""
+    """Raises a ValueError for a key of `given` that is not `known`; it names the nearest one."""
     for key in given:
         if key not in known:
             near = difflib.get_close_matches(key, list(known), n=1)
@@ -173,7 +173,7 @@ def network(values: Mapping[str, Any]) -> DiT:
 
 
 def load(name: Any, where: str) -> Any:
-    """The object that a config names as "package.module:name", of ours or of the user's own package.
+    """The object that a config names as "package.module:name", of ours or of the user's package.
 
     Named parts are imported when a config asks for them: a run reads no code but its own.
 
@@ -244,7 +244,7 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PreviewConfig:
-    """When to sample videos during training (0: at the end only), and of how many held-out clips."""
+    """When to sample videos (0: at the end of training only), and of how many held-out clips."""
 
     every: int
     clips: int
@@ -261,6 +261,8 @@ class LogConfig:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError(f"config.log.every={self.every} must be at least 1")
+        if self.wandb not in metrics.WANDB_MODES:
+            raise ValueError(f"config.log.wandb={self.wandb!r} is none of {metrics.WANDB_MODES}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,65 +305,71 @@ def loop(values: Mapping[str, Any], mesh: Mesh) -> Loop:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What follows from the config and the cameras of the data set.
+    """What follows from the config, before any data is seen.
 
     Attributes:
-        latents: v, t, h, w, c of one sample.
+        network: the variant.
+        trained: the top-level groups of parameters that are trained, wholly or in part.
+        latents: t, h, w, c of one view of one sample.
         text: s, e of one view's text.
-        tokens: of one sample.
-        flops: model FLOPs of one sample in one training step.
         inputs: small inputs that initialise the network.
         model: description of the network, for checkpoints.
     """
 
-    latents: tuple[int, ...]
+    network: DiTConfig
+    trained: frozenset[str]
+    latents: tuple[int, int, int, int]
     text: tuple[int, int]
-    tokens: int
-    flops: float
     inputs: dict[str, Any]
     model: dict[str, Any]
 
+    def tokens(self, views: int) -> int:
+        """Tokens of one sample."""
+        return flops.tokens(self.network, (views, *self.latents[:3]))
 
-def sizes(values: Mapping[str, Any], mesh: Mesh, trainer: Trainer, views: int) -> Sizes:
+    def flops(self, views: int) -> float:
+        """Model FLOPs of one sample in one training step."""
+        return flops.training_step(
+            self.network,
+            (views, *self.latents[:3]),
+            self.text[0],
+            trunk_trained=bool(self.trained - {"control"}),
+            control_trained="control" in self.trained,
+        )
+
+
+def sizes(values: Mapping[str, Any], mesh: Mesh, trainer: Trainer) -> Sizes:
     """Counts and checks shapes, without memory.
 
     Raises:
         ValueError: frames, pixels, text or a mesh that the network or the codec cannot take.
     """
     data, config, text = values["data"], trainer.net.config, text_encoder(values)
-    shape = latent_shape(codec(values), views, data["num_frames"], data["size"])
+    shape = latent_shape(codec(values), data["num_frames"], data["size"])
     if text.width != (config.text_features or config.text_width):
         raise ValueError(
             f"config.text.width={text.width}, and the network takes text of "
             f"{config.text_features or config.text_width} (config.model.text_features)"
         )
-    sharding.context_letter(shape[1], shape[2] // config.patch, mesh.shape["context"])
+    sharding.context_letter(shape[0], shape[1] // config.patch, mesh.shape["context"])
     controlled = bool(config.control_blocks)
     inputs = train.network_inputs(shape[-1], text.width, controlled, mesh.shape["context"])
     paths = traverse_util.flatten_dict(trainer.abstract_state(inputs, mesh).params, sep="/")
-    groups = {path.split("/")[0] for path in paths}
-    cost = flops.training_step(
-        config,
-        shape[:4],
-        text.tokens,
-        trunk_trained=bool(groups - {"control"}),
-        control_trained="control" in groups,
-    )
     # What may change between two starts of one run is left out.
     free = {"dtype", "param_dtype", "remat", "attention", "text_attention"}
     network = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
     return Sizes(
+        config,
+        frozenset(path.split("/")[0] for path in paths),
         shape,
         (text.tokens, text.width),
-        flops.tokens(config, shape[:4]),
-        cost,
         inputs,
         {"network": network, "trainable": values["trainable"], "codec": values["codec"]},
     )
 
 
-def latent_shape(codec: Any, views: int, frames: int, size: tuple[int, int]) -> tuple[int, ...]:
-    """Shape v, t, h, w, c of one sample's latents.
+def latent_shape(codec: Any, frames: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Shape t, h, w, c of the latents of one view.
 
     Raises:
         ValueError: frames or pixels that the codec cannot take; the message names what fits.
@@ -380,8 +388,7 @@ def latent_shape(codec: Any, views: int, frames: int, size: tuple[int, int]) -> 
             f"{round(x / step) * step or step})"
         )
     t = 1 + (frames - 1) // codec.temporal
-    return views, t, y // codec.spatial, x // codec.spatial, codec.latent_channels
-
+    return t, y // codec.spatial, x // codec.spatial, codec.latent_channels
 
 
 def data(values: Mapping[str, Any], trainer: Trainer, folder: Path) -> pipeline.DataSet:
@@ -421,19 +428,32 @@ def encoder(values: Mapping[str, Any], mesh: Mesh) -> Encoder:
     has_weights = jax.tree.leaves(jax.eval_shape(video_codec.init, jax.random.key(0)))
     if has_weights and dict(values["codec"]).get("weights") != "random":
         raise ValueError(
-            f'config.codec.weights must be "random" for {values["codec"]["kind"]}: published weights '
-            "cannot be read yet, and random ones are not taken unasked"
+            f'config.codec.weights must be "random" for {values["codec"]["kind"]}: '
+            "published weights cannot be read yet, and random ones are not taken unasked"
         )
     weights = codec_params(video_codec, jax.random.key(values["seed"]), mesh)
     return Encoder(video_codec, weights, text_encoder(values), mesh, values["dtype"])
 
 
-def generator(
-    values: Mapping[str, Any], mesh: Mesh, trainer: Trainer, **changes: Any
-) -> Generator:
-    """The sampler of `config.sample`, changed by keyword arguments."""
-    section = make(SampleConfig, {**values["sample"], **changes}, "config.sample")
-    return Generator(trainer.net, codec(values), trainer.process, section, mesh)
+def sample_config(values: Mapping[str, Any], **changes: Any) -> SampleConfig:
+    """`config.sample`, changed by keyword arguments.
+
+    Raises:
+        ValueError: a setting out of range; given frames that do not fill latent frames, or that are
+            more than the clip's.
+    """
+    config = make(SampleConfig, {**values["sample"], **changes}, "config.sample")
+    given, frames = config.num_conditional_frames, values["data"]["num_frames"]
+    conditioning.latent_frames(given, codec(values).temporal)
+    if given > frames:
+        raise ValueError(f"num_conditional_frames={given} exceeds the {frames} frames of a clip")
+    return config
+
+
+def generator(values: Mapping[str, Any], mesh: Mesh, trainer: Trainer, **changes: Any) -> Generator:
+    """The sampler of `config.sample`, changed by keyword arguments (see `sample_config`)."""
+    config = sample_config(values, **changes)
+    return Generator(trainer.net, codec(values), trainer.process, config, mesh)
 
 
 def preview(
@@ -444,7 +464,7 @@ def preview(
     data: pipeline.DataSet,
     folder: Path,
 ) -> Callable[[TrainState, int], Path]:
-    """A function (state, step) that samples held-out clips and returns the folder of their videos."""
+    """A function (state, step) that samples held-out clips and returns the videos' folder."""
     sampler = generator(values, mesh, trainer)
     clips = previews.held_out_clips(data, values["preview"]["clips"])
     cameras = [camera for camera, _ in data.validation.cameras]
@@ -460,21 +480,19 @@ def preview(
     return sample
 
 
-def summary(
-    values: Mapping[str, Any], mesh: Mesh, data: pipeline.DataSet, sizes: Sizes
-) -> str:
+def summary(values: Mapping[str, Any], mesh: Mesh, data: pipeline.DataSet, sizes: Sizes) -> str:
     """What is about to run, in a few lines: data, views, stand-ins, sizes."""
-    train_set, held_out = data.train, data.validation
-    views = ", ".join(f"{camera or 'the view'}={view}" for camera, view in train_set.cameras)
+    train_set, held_out, views = data.train, data.validation, len(data.train.cameras)
+    named = ", ".join(f"{camera or 'the view'}={view}" for camera, view in train_set.cameras)
     lines = [
-        f"data     {train_set.config.root}: {len(train_set.episodes)} episodes, {len(train_set)} clips "
-        f"to train on; {len(held_out.episodes)} episodes, {len(held_out)} clips held out",
-        f"views    {views} (camera=view id, in this order)",
+        f"data     {train_set.config.root}: {len(train_set)} clips of {len(train_set.episodes)} "
+        f"episodes to train on, {len(held_out)} of {len(held_out.episodes)} held out",
+        f"views    {named} (camera=view id, in this order)",
         f"codec    {codec(values)}",
         f"text     {text_encoder(values).description}",
         f"mesh     {dict(mesh.shape)} on {mesh.size} x {jax.devices()[0].device_kind}",
-        f"sample   latents {sizes.latents} (v t h w c), {sizes.tokens} tokens, "
-        f"{sizes.flops / 1e12:.4g} TFLOP a training step",
+        f"sample   latents {(views, *sizes.latents)} (v t h w c), {sizes.tokens(views)} tokens, "
+        f"{sizes.flops(views) / 1e12:.4g} TFLOP a training step",
     ]
     lines += [f"left out {file}: {reason}" for file, reason in data.skipped]
     return "\n".join(lines)

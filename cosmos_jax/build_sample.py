@@ -9,11 +9,16 @@ import jax
 from jax.sharding import Mesh
 
 from cosmos_jax import sharding
-from cosmos_jax.build import CONFIG_FILE, check_config, codec, latent_shape, make
+from cosmos_jax.build import (
+    CONFIG_FILE,
+    check_config,
+    codec,
+    latent_shape,
+    make,
+    sample_config,
+)
 from cosmos_jax.data.inputs import Inputs
 from cosmos_jax.data.layouts import Cameras, DataConfig
-from cosmos_jax.diffusion import conditioning
-from cosmos_jax.generate import SampleConfig
 from cosmos_jax.train import Trainer
 
 
@@ -43,10 +48,9 @@ def inputs(
     data = {**values["data"], "root": str(folder)}
     data |= {} if fps is None else {"fps": fps, "stride": None}
     data |= {} if control is None else {"control": control}
-    settings = make(SampleConfig, {**values["sample"], **changes}, "config.sample")
-    conditioning.latent_frames(settings.num_conditional_frames, codec(values).temporal)
     config = make(DataConfig, data, "config.data")
-    return Inputs(config, cameras, prompt, needs_video=settings.num_conditional_frames > 0)
+    given = sample_config(values, **changes).num_conditional_frames
+    return Inputs(config, cameras, prompt, needs_video=given > 0)
 
 
 def sampling_mesh(values: Mapping[str, Any], trainer: Trainer, text: str | None) -> Mesh:
@@ -59,9 +63,10 @@ def sampling_mesh(values: Mapping[str, Any], trainer: Trainer, text: str | None)
         parts = [part.partition("=") for part in text.split(",")]
         if not all(name in sharding.AXES and size.isdecimal() for name, _, size in parts):
             raise ValueError(f"--mesh={text}: write it as data=2,context=4 (axes {sharding.AXES})")
-        return sharding.make_mesh(**{name: int(size) for name, _, size in parts})
+        sizes = dict.fromkeys(sharding.AXES, 1) | {name: int(size) for name, _, size in parts}
+        return sharding.make_mesh(sizes["data"], sizes["fsdp"], sizes["context"])
     section = values["data"]
-    _, t, h, *_ = latent_shape(codec(values), 1, section["num_frames"], section["size"])
+    t, h, *_ = latent_shape(codec(values), section["num_frames"], section["size"])
     rows, devices = h // trainer.net.config.patch, jax.devices()
     fits = [n for n in range(1, len(devices) + 1) if t % n == 0 or rows % n == 0]
     return sharding.make_mesh(context=fits[-1], devices=devices[: fits[-1]])

@@ -1,8 +1,8 @@
 """Command lines: flags that fail in one line, and errors of the user told apart from ours.
 
 Exit status 0: done. 1: a fault of the program (with a traceback). 2: bad input, found before work
-starts. 3: the run was stopped by its own numbers (NaN loss). Set COSMOS_JAX_TRACEBACK=1 to see where
-an error of kind 2 came from.
+starts. 3: the run was stopped by its own numbers (NaN loss). Set COSMOS_JAX_TRACEBACK=1 to see
+where an error of kind 2 came from.
 """
 
 import contextlib
@@ -39,7 +39,10 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     """`app.run`'s flags parser: errors are one line, and name the nearest valid config key."""
     try:
         rest = flags.FLAGS(list(argv))
-    except (AttributeError, KeyError) as error:  # raised by ml_collections for a key it does not know
+    except (
+        AttributeError,
+        KeyError,
+    ) as error:  # raised by ml_collections for a key it does not know
         words = str(error).replace("\\n", ". ").translate(str.maketrans("", "", "\\'\""))
         fail(f"unknown config key {words}")
     except (flags.Error, OSError, ValueError) as error:
@@ -53,6 +56,13 @@ def no_arguments(argv: Sequence[str]) -> None:
     """Fails where words are left that are not flags."""
     if len(argv) > 1:
         fail(f"unexpected argument {argv[1]!r}: flags begin with --")
+
+
+def needed(flag: Any) -> str:
+    """The text of a flag that must be given."""
+    if not flag.value:
+        fail(f"--{flag.name} is missing: {flags.FLAGS[flag.name].help}")
+    return flag.value
 
 
 def read_config(flag: Any) -> Any:

@@ -66,7 +66,7 @@ class Encoder:
         return self._encode(self.params, sharding.put_rows(rows, pixels, batch, self.mesh))
 
     def embed(self, captions: Any) -> Float[np.ndarray, "b v s e"]:
-        """Embeds the captions of a stack of clips in the compute dtype; keeps the latest of them."""
+        """Embeds the captions of a stack of clips in the compute dtype; keeps the latest."""
         return np.stack([np.stack([self._embed(caption) for caption in v]) for v in captions])
 
 

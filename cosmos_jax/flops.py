@@ -7,6 +7,7 @@ attention costs twice its forward.
 """
 
 import dataclasses
+import itertools
 
 from cosmos_jax.models.dit import DiTConfig
 
@@ -83,7 +84,7 @@ def dit(
     control_inputs = config.control_channels + 1 + config.pads + config.view_channels
     widths = (d, *config.hint_widths, d)
     stem = 2 * length * d * patch * control_inputs
-    stem += 2 * length * sum(a * b for a, b in zip(widths, widths[1:]))
+    stem += 2 * length * sum(a * b for a, b in itertools.pairwise(widths))
     after = 2 * length * d * d
     control = (one + Count(after, 0)).times(len(config.control_blocks)) + Count(stem, 0)
     return trunk, control

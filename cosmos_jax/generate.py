@@ -48,9 +48,7 @@ class SampleConfig:
 class Generator:
     """Samples videos with fixed settings; compiles at the first call of each shape."""
 
-    def __init__(
-        self, net: Any, codec: Any, process: Process, config: SampleConfig, mesh: Mesh
-    ):
+    def __init__(self, net: Any, codec: Any, process: Process, config: SampleConfig, mesh: Mesh):
         self.config, self.codec, self.mesh = config, codec, mesh
         sigmas = (
             unipc.karras_sigmas(config.num_steps)
@@ -111,10 +109,7 @@ class Generator:
         counts = jnp.asarray(conditioning.view_counts(count, v, t))
         mask = jnp.broadcast_to(conditioning.condition_mask(counts[None], v, t), (b, v, t))
         noise = np.concatenate(
-            [
-                sample.initial_noise(seed + i, b=1, v=v, t=t, h=h, w=w, c=c)
-                for i in range(b)
-            ]
+            [sample.initial_noise(seed + i, b=1, v=v, t=t, h=h, w=w, c=c) for i in range(b)]
         )
         place = NamedSharding(
             self.mesh, sharding.activation_spec(noise.shape, "b v t h w c", self.mesh)

@@ -30,7 +30,7 @@ def held_out_clips(data: pipeline.DataSet, count: int) -> Clip:
 
 
 def sampling_variables(state: TrainState, ema: bool) -> dict[str, Params]:
-    """The network's variables for sampling: the average where asked for and kept, else the masters."""
+    """The network's variables: the average where it is asked for and kept, else the masters."""
     trained = state.ema if ema and state.ema is not None else state.params
     return {"params": optim.merge(trained, state.frozen), "constants": state.constants}
 
@@ -63,7 +63,8 @@ def sample_clips(
         variables: the network's.
         clips: control, text and given frames.
         seed: of the noise of the first clip; the next takes seed + 1.
-        negative_prompt: text of the unconditional branch in the caption cameras' slots; None: zeros.
+        negative_prompt: text of the unconditional branch in the caption cameras' slots; None:
+        zeros.
 
     Returns:
         uint8 `[b v f y x 3]`.

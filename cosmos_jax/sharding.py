@@ -1,8 +1,8 @@
 """Mesh axes, the two tables that place arrays on them, and the functions that apply the tables.
 
 The mesh has three axes. `data` and `fsdp` split the batch; `context` splits the latent frames of
-every sample (or their rows, where the frames do not divide). Parameters, optimiser state and EMA are
-split over `fsdp` and `context` together, as the reference uses the same ranks for both.
+every sample (or their rows, where the frames do not divide). Parameters, optimiser state and EMA
+are split over `fsdp` and `context` together, as the reference uses the same ranks for both.
 
 Activations keep their view, frame, row and column axes (`b v t h w d`) between operations. Tokens
 are flattened only on a device's own shard, inside `jax.shard_map`: merging a split axis with an
@@ -47,8 +47,8 @@ def make_mesh(data: int = 1, fsdp: int = 1, context: int = 1, devices: Sequence[
     if math.prod(sizes) != len(devices):
         raise ValueError(
             f"mesh {dict(zip(AXES, sizes))} needs {math.prod(s for s in sizes if s != -1)} devices "
-            f"(or a multiple, with one axis -1) and there are {len(devices)}; set config.mesh.data, "
-            ".fsdp and .context so that they multiply to the number of devices"
+            f"(or a multiple, with one axis -1) and there are {len(devices)}; set "
+            "config.mesh.data, .fsdp and .context so that they multiply to the number of devices"
         )
     grid = np.asarray(devices, dtype=object).reshape(sizes)
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
@@ -61,7 +61,7 @@ def axis_size(name: str) -> int:
 
 
 def context_letter(t: int, h: int, context: int) -> str:
-    """Which axis of a token grid `context` splits: the frames "t" if they divide, else the rows "h".
+    """Which axis of a token grid `context` splits: frames "t" if they divide, else rows "h".
 
     Raises:
         ValueError: neither divides; the message lists the context sizes that fit.
@@ -71,8 +71,8 @@ def context_letter(t: int, h: int, context: int) -> str:
             return letter
     fit = [n for n in range(1, max(t, h) + 1) if t % n == 0 or h % n == 0]
     raise ValueError(
-        f"mesh axis context={context} divides neither the {t} latent frames nor the {h} patch rows; "
-        f"context sizes that fit: {fit}"
+        f"mesh axis context={context} divides neither the {t} latent frames nor the {h} patch "
+        f"rows; context sizes that fit: {fit}"
     )
 
 
@@ -175,9 +175,9 @@ def batch_rows(mesh: Mesh, batch: int) -> list[int]:
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch % ways:
         raise ValueError(
-            f"a batch of {batch} does not divide over data x fsdp = {ways} devices; batch sizes that "
-            f"fit this mesh are multiples of {ways}, and meshes that fit this batch have data x fsdp "
-            f"in {[n for n in range(1, batch + 1) if batch % n == 0]}"
+            f"a batch of {batch} does not divide over data x fsdp = {ways} devices; batch sizes "
+            f"that fit this mesh are multiples of {ways}, and meshes that fit this batch have "
+            f"data x fsdp in {[n for n in range(1, batch + 1) if batch % n == 0]}"
         )
     placed = NamedSharding(mesh, P(BATCH)).addressable_devices_indices_map((batch,))
     return sorted({r for (rows,) in placed.values() for r in range(*rows.indices(batch))})
@@ -186,8 +186,8 @@ def batch_rows(mesh: Mesh, batch: int) -> list[int]:
 def put_rows(rows: Sequence[int], local: np.ndarray, batch: int, mesh: Mesh) -> jax.Array:
     """A global array `[batch ...]` from the rows that this process read.
 
-    It is split over `data` and `fsdp` where the batch divides. Where it does not (one sample on many
-    devices), every device holds the whole, and `rows` must be all of them.
+    It is split over `data` and `fsdp` where the batch divides. Where it does not (one sample on
+    many devices), every device holds the whole, and `rows` must be all of them.
     """
     where = {row: i for i, row in enumerate(rows)}
     ways = mesh.shape["data"] * mesh.shape["fsdp"]

@@ -24,7 +24,7 @@ class Process:
 
     Attributes:
         shift: of the time distribution and of the sampling schedule.
-        num_conditional_latents: probability of 0, 1, 2, ... given latent frames (spec 2.2). These
+        num_conditional_latents: probability of 0, 1, 2, ... given latent frames. These
             are latent frames, because the published recipes draw them so.
         text_dropout: probability of training a sample without text.
         text_dropout_per_view: drop the text of each view by itself (agibot), not of the sample.
@@ -73,7 +73,7 @@ class Trainer:
         return self.net.config.dtype
 
     def init(self, key: Key[Array, ""], inputs: dict[str, Any]) -> TrainState:
-        """A fresh state; `inputs` are the network's, of any small size (shapes of weights need them)."""
+        """A fresh state; `inputs` are the network's (`network_inputs`)."""
         variables = self.net.init(key, **inputs)
         params, frozen = optim.split_trainable(variables["params"], self.trainable)
         return TrainState(
@@ -86,7 +86,7 @@ class Trainer:
         )
 
     def shardings(self, shapes: TrainState, mesh: Mesh) -> TrainState:
-        """A tree of `NamedSharding` for a state of these shapes, moments placed as their parameters."""
+        """A tree of `NamedSharding` for a state of these shapes; moments lie like parameters."""
         everywhere = NamedSharding(mesh, sharding.P())
         params = sharding.param_shardings(shapes.params, mesh)
         return TrainState(
@@ -122,8 +122,8 @@ class Trainer:
     def loss(
         self, params: Params, state: TrainState, batch: Batch, draws: flow.Draws
     ) -> tuple[Float[Array, "b"], flow.Flow]:
-        """The loss of each sample at given draws (spec 2.2 and 4.1)."""
-        _, v, t, *_ = batch.latents.shape
+        """The loss of each sample at given draws."""
+        t = batch.latents.shape[2]
         probabilities = dict(enumerate(self.process.num_conditional_latents))
         counts = conditioning.choose_counts(draws.condition, probabilities, t)
         text = conditioning.drop_text(
@@ -181,9 +181,7 @@ class Trainer:
             "grad_norm": optax.global_norm(grads),
             "lr": jnp.asarray(self.learning_rate(state.step), jnp.float32),
         }
-        new = state.replace(
-            step=state.step + 1, params=params, opt_state=opt_state, ema=ema
-        )
+        new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
         return new, metrics
 
 

@@ -1,8 +1,9 @@
 """Loss on held-out clips at fixed noise, and what the control is worth.
 
-The same clips, noise and noise levels are used at every step and in every run with the same data and
-seed, so the numbers can be compared. The control gap is the loss with another clip's control minus the
-loss with the true one, at the same noise: it is zero for a network that ignores its control.
+The same clips, noise and noise levels are used at every step and in every run with the same data
+and
+seed, so the numbers can be compared. The control gap is the loss with another clip's control minus
+the loss with the true one, at the same noise: it is zero for a network that ignores its control.
 """
 
 import dataclasses
@@ -40,6 +41,8 @@ class ValidationConfig:
     def __post_init__(self) -> None:
         if self.every < 0 or self.clips < 1 or self.noises < 1:
             raise ValueError(f"config.validation: {self} needs every >= 0, clips and noises >= 1")
+        if self.clips * self.noises < 2:
+            raise ValueError(f"config.validation: {self} has no standard error; draw 2 noises")
 
 
 def read_clips(

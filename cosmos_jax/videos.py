@@ -5,20 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import UInt8
 
 from cosmos_jax.data import video
 
 
-def to_uint8(pixels: Float[np.ndarray, "*shape 3"]) -> UInt8[np.ndarray, "*shape 3"]:
-    """[-1, 1] to 0..255, rounded to the nearest and clipped."""
-    return np.round((np.clip(pixels, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
-
-
 def grid_shape(views: int) -> tuple[int, int]:
-    """(rows, columns): up to 3 views in one row, 4 as 2x2, 5 and 6 in two rows, then rows of 3, then 4.
+    """(rows, columns): up to 3 views in a row, 4 as 2x2, 5 and 6 in two rows, then rows of 3 or 4.
 
-    Source: the robotics guide's `grid_auto` (spec 5.5).
+    Source: the robotics guide's `--stack_mode grid_auto`.
     """
     if views <= 3:
         return 1, views

@@ -85,9 +85,7 @@ def get_config() -> ConfigDict:
     )
 
     config.validation = ConfigDict({"every": 200, "clips": 8, "noises": 4})
-    config.checkpoint = ConfigDict(
-        {"every": 200, "keep_last": 3, "keep_every": placeholder(int)}
-    )
+    config.checkpoint = ConfigDict({"every": 200, "keep_last": 3, "keep_every": placeholder(int)})
     config.preview = ConfigDict({"every": 0, "clips": 1})
     config.sample = ConfigDict(
         {

@@ -3,11 +3,14 @@
     python run_train.py --config=experiments/transfer25_robotics_edge.py --workdir=runs/robotics \
         --config.data.root=/path/to/clips --config.codec.weights=random
 
-Hardware: one GPU of 80 GB, or several with `--config.mesh.context=-1`. Measured: docs/performance.md.
+Hardware: one GPU of 80 GB, or several with `--config.mesh.context=-1`. Measured:
+docs/performance.md.
 
 Sources: optimiser, schedule, clipping, EMA, dropout and conditioning probabilities are those of the
-PyTorch project's `robotics_multiview_edge_posttrain` (cosmos-transfer2.5); 29 frames is what its code
-trains, where its guide says 93. Where we differ: frames are resized to cover 480x832 and cropped (the
+PyTorch project's `robotics_multiview_edge_posttrain` (cosmos-transfer2.5); 29 frames is what its
+code
+trains, where its guide says 93. Where we differ: frames are resized to cover 480x832 and cropped
+(the
 code pads a 432x749 picture with mirrored bars to 432x768), and samples are shuffled (the code reads
 consecutive windows in order).
 """

@@ -111,6 +111,22 @@ def test_retention_and_the_name_of_the_latest(tmp_path):
     assert not (directory / "7" / "frozen").exists()
 
 
+@pytest.mark.core
+def test_a_step_loses_its_name_before_its_files(tmp_path, monkeypatch):
+    """A kill in the middle of a deletion must not leave half a step under a number."""
+    listed = []
+    delete = checkpoints.shutil.rmtree
+
+    def watched(path, **options):
+        if pathlib.Path(path).exists():
+            listed.append(checkpoints.complete_steps(tmp_path / "c"))
+        delete(path, **options)
+
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", watched)
+    saved(tmp_path / "c", *[make_state(step) for step in (1, 2, 3)], keep_last=1)
+    assert listed == [[2], [3]]
+
+
 def test_retired_keeps_the_newest_and_the_multiples():
     assert checkpoints.retired([10, 20, 30, 40], 1, None) == [10, 20, 30]
     assert checkpoints.retired([10, 20, 30, 40], 1, 20) == [10, 30]

@@ -31,7 +31,9 @@ def test_context_splits_frames_first_then_rows():
 
 
 def test_context_that_fits_neither_lists_the_sizes_that_do():
-    with pytest.raises(ValueError, match=r"context=4 .* 6 latent frames .* 3 patch rows.*\[1, 2, 3, 6\]"):
+    with pytest.raises(
+        ValueError, match=r"context=4 .* 6 latent frames .* 3 patch rows.*\[1, 2, 3, 6\]"
+    ):
         sharding.context_letter(6, 3, 4)
 
 
@@ -60,7 +62,7 @@ def test_rows_of_the_batch_come_back_in_order():
 
 
 def test_a_batch_that_does_not_divide_names_what_fits():
-    with pytest.raises(ValueError, match="batch of 6 .* = 4 devices"):
+    with pytest.raises(ValueError, match=r"batch of 6 .* = 4 devices"):
         sharding.batch_rows(sharding.make_mesh(data=4, context=2), 6)
 
 

@@ -1,4 +1,4 @@
-"""The training step: the same on every mesh, exact over a restart, and only what is trained moves."""
+"""The training step: alike on every mesh, exact over a restart; only what is trained moves."""
 
 import functools
 
@@ -114,7 +114,7 @@ def test_a_frozen_trunk_stays_and_costs_no_optimiser_state():
     trainer, mesh = tiny.trainer("control/.*"), mesh_of(ONE)
     with jax.set_mesh(mesh):
         before = trainer.init_state(tiny.INPUTS, mesh)
-        names = {p for p in before.params}
+        names = set(before.params)
         frozen, start = arrays(before.frozen), arrays(before.params)
         moments = sum(x.size for x in jax.tree.leaves(before.opt_state) if x.ndim)
         after, _ = run(trainer, mesh, before, 0, 2)

@@ -1,13 +1,15 @@
-"""Folders of control clips to sample from: like a data set, but RGB video and captions may be absent.
+"""Folders of control clips to sample from: data sets in which video and captions may be absent.
 
-    ROOT/control_input_KIND/CAMERA/NAME.mp4     what is to be followed (a network with control)
-    ROOT/videos/CAMERA/NAME.mp4                 given frames; needed where frames are given
-    ROOT/captions/CAMERA/NAME.json or .txt      words; a view without has none
+ROOT/control_input_KIND/CAMERA/NAME.mp4     what is to be followed (a network with control)
+ROOT/videos/CAMERA/NAME.mp4                 given frames; needed where frames are given
+ROOT/captions/CAMERA/NAME.json or .txt      words; a view without has none
 """
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -67,6 +69,7 @@ def find_views(inputs: Inputs) -> Cameras:
     """
     folder, _ = _folder(inputs)
     found = {p.name for p in folder.glob("*") if p.is_dir() and any(p.glob("*.mp4"))}
+    found |= {""} if any(folder.glob("*.mp4")) else set()  # one view, without a folder of its own
     known = [camera for camera, _ in inputs.cameras]
     if strange := sorted(found - set(known)):
         raise ValueError(f"{folder / strange[0]}: the model knows no such camera, only {known}")
@@ -75,8 +78,8 @@ def find_views(inputs: Inputs) -> Cameras:
     return tuple((camera, view) for camera, view in inputs.cameras if camera in found)
 
 
-def read_inputs(inputs: Inputs, limit: int | None) -> list[Clip]:
-    """The clips of a folder, sorted by name; all headers are checked before anything is decoded.
+def open_inputs(inputs: Inputs, limit: int | None) -> list[Callable[[], Clip]]:
+    """Functions that read the clips of a folder, sorted by name; all headers are checked here.
 
     Clips without RGB video hold black frames, which nothing reads.
 
@@ -87,32 +90,36 @@ def read_inputs(inputs: Inputs, limit: int | None) -> list[Clip]:
     views = find_views(inputs)
     layout = Layout(inputs.root, views, control)
     names = sorted({p.stem for camera, _ in views for p in (folder / camera).glob("*.mp4")})
-    opened, problems = [], []
-    for name in names[:limit]:
-        try:
-            opened.append(_open(inputs, layout, name))
-        except FileError as error:
-            problems.append((error.path, error.reason))
+    problems: list[str] = []
+    opened = [_open(inputs, layout, name, problems) for name in names[:limit]]
     if problems:
-        lines = "".join(f"\n  {path}: {reason}" for path, reason in problems)
-        raise ValueError(f"{inputs.root}: {len(problems)} clips cannot be read:{lines}")
-    return [_read(inputs, layout, name, *files) for name, files in zip(names, opened, strict=False)]
+        raise ValueError(f"{inputs.root}: {len(problems)} bad files:" + "".join(problems))
+    return [functools.partial(_read, inputs, layout, *files) for files in opened]
 
 
-Files = tuple[list[video.VideoInfo], list[video.VideoInfo], tuple[str, ...]]
+Files = tuple[str, list[video.VideoInfo], list[video.VideoInfo], tuple[str, ...]]
 
 
-def _open(inputs: Inputs, layout: Layout, name: str) -> Files:
-    cameras = [camera for camera, _ in layout.cameras]
-    controls = (
-        [_probe(inputs.config, layout.control_video(c, name)) for c in cameras]
-        if layout.control
-        else []
+def _open(inputs: Inputs, layout: Layout, name: str, problems: list[str]) -> Files:
+    """Name, control and RGB files, and captions of a clip; adds what is wrong to `problems`."""
+
+    def attempt(read: Callable[..., Any], *arguments: Any) -> Any:
+        try:
+            return read(*arguments)
+        except FileError as error:
+            problems.append(f"\n  {error}")
+
+    config, cameras = inputs.config, [camera for camera, _ in layout.cameras]
+    controls = [layout.control_video(c, name) for c in cameras] if layout.control else []
+    videos = [layout.video(c, name) for c in cameras]
+    if controls and not inputs.needs_video:
+        videos = []
+    return (
+        name,
+        [attempt(_probe, config, path) for path in controls],
+        [attempt(_probe, config, path) for path in videos],
+        attempt(_captions, inputs, layout, name),
     )
-    rgb = [layout.video(c, name) for c in cameras]
-    wanted = inputs.needs_video or all(Path(path).is_file() for path in rgb)
-    videos = [_probe(inputs.config, path) for path in rgb] if wanted else []
-    return controls, videos, _captions(inputs, layout, name)
 
 
 def _probe(config: DataConfig, path: str) -> video.VideoInfo:
@@ -124,8 +131,8 @@ def _probe(config: DataConfig, path: str) -> video.VideoInfo:
     if missing > 0:
         raise FileError(
             path,
-            f"{missing} frames too short: {info.frames}, and a clip of {config.num_frames} frames at "
-            f"stride {config.stride_of(info)} needs {info.frames + missing}",
+            f"{missing} frames too short: {info.frames}, and a clip of {config.num_frames} frames "
+            f"at stride {config.stride_of(info)} needs {info.frames + missing}",
         )
     return info
 

@@ -24,6 +24,7 @@ from jaxtyping import Array, Bool, Float, Int
 from cosmos_jax import sharding
 from cosmos_jax.models import layers, rope
 
+GRID = "b v t h w d"
 TOKENS = "b v t h w n k"
 TEXT = "b v s n k"
 HEADS = TOKENS.split().index("n")
@@ -181,15 +182,13 @@ class Attention(nn.Module):
     Attributes:
         heads: number of heads.
         source_axes: letters of the axes of `source`, as in "b v s d".
-        dtype: the compute dtype.
-        param_dtype: the dtype in which new parameters are made.
+        dtypes: of activations and of new parameters.
         out_init: initialiser of the output projection.
     """
 
     heads: int
     source_axes: str
-    dtype: str
-    param_dtype: str
+    dtypes: layers.Dtypes
     out_init: layers.Initializer = layers.fan_in_normal
 
     @nn.compact
@@ -201,18 +200,18 @@ class Attention(nn.Module):
         turn: rope.Rotation | None = None,
     ) -> Float[Array, "b v t h w d"]:
         """Returns `out(attend(q(x), k(source), v(source)))`; `turn` rotates queries and keys."""
-        dtypes = (self.dtype, self.param_dtype)
+        width = x.shape[-1]
+        linear = functools.partial(layers.Linear, width, dtypes=self.dtypes)
 
         def project(name: str, x: Array, axes: str) -> Array:
-            y = layers.Linear(width, axes, *dtypes, name=name)(x)
+            y = linear(axes, name=name)(x)
             return y.reshape(*y.shape[:-1], self.heads, width // self.heads)
 
-        width = x.shape[-1]
-        q = layers.RMSNorm(*dtypes, name="q_norm")(project("q", x, "b v t h w d"))
-        k = layers.RMSNorm(*dtypes, name="k_norm")(project("k", source, self.source_axes))
-        v = project("v", source, self.source_axes)
+        q, v = project("q", x, GRID), project("v", source, self.source_axes)
+        q = layers.RMSNorm(self.dtypes, name="q_norm")(q)
+        k = project("k", source, self.source_axes)
+        k = layers.RMSNorm(self.dtypes, name="k_norm")(k)
         if turn is not None:
             q, k = rope.rotate(q, turn), rope.rotate(k, turn)
         y = attend(q, k, v).reshape(x.shape)
-        out = layers.Linear(width, "b v t h w d", *dtypes, kernel_init=self.out_init, name="out")
-        return out(y)
+        return linear(GRID, kernel_init=self.out_init, name="out")(y)

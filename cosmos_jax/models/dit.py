@@ -22,7 +22,7 @@ from cosmos_jax import sharding
 from cosmos_jax.models import attention, layers, rope
 from cosmos_jax.types import Params
 
-GRID = "b v t h w d"
+GRID = attention.GRID
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,36 +93,43 @@ class DiTConfig:
     text_attention: str = "xla"
 
     def __post_init__(self) -> None:
-        faults = {
-            f"width {self.width} does not divide by heads {self.heads}": self.width % self.heads,
-            f"remat {self.remat!r} is none of {list(attention.REMAT)}": (
-                self.remat not in attention.REMAT
+        blocks, backends = self.control_blocks, (self.attention, self.text_attention)
+        views = self.view_channels or self.view_modulation
+        faults = [
+            (self.width % self.heads, f"width {self.width} does not divide by heads {self.heads}"),
+            (
+                self.remat not in attention.REMAT,
+                f"remat {self.remat!r} is none of {list(attention.REMAT)}",
             ),
-            "control_blocks and control_channels go together": (
-                bool(self.control_blocks) != bool(self.control_channels)
+            (
+                bool(blocks) != bool(self.control_channels),
+                "control_blocks and control_channels go together",
             ),
-            f"control_blocks {self.control_blocks} are not blocks 0..{self.blocks - 1}": (
-                any(not 0 <= block < self.blocks for block in self.control_blocks)
+            (
+                any(not 0 <= block < self.blocks for block in blocks),
+                f"control_blocks {blocks} are not blocks 0..{self.blocks - 1}",
             ),
-            f"hint_widths {self.hint_widths} need control_blocks": (
-                self.hint_widths and not self.control_blocks
+            (self.hint_widths and not blocks, "hint_widths need control_blocks"),
+            (views and not self.view_rows, "view_channels and view_modulation need view_rows"),
+            (
+                "cudnn" in backends and self.dtype != "bfloat16",
+                'attention "cudnn" computes in bfloat16; set dtype="bfloat16"',
             ),
-            "view_channels and view_modulation need view_rows": (
-                (self.view_channels or self.view_modulation) and not self.view_rows
-            ),
-            'attention "cudnn" computes in bfloat16; set dtype="bfloat16"': (
-                "cudnn" in (self.attention, self.text_attention) and self.dtype != "bfloat16"
-            ),
-        }
-        for fault, present in faults.items():
-            if present:
-                raise ValueError(f"DiTConfig: {fault}")
+        ]
+        _reject("DiTConfig", faults)
         rope.axis_widths(self.width // self.heads)
 
     @property
-    def dtypes(self) -> dict[str, str]:
+    def dtypes(self) -> layers.Dtypes:
         """The two dtypes, as every layer takes them."""
-        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+        return layers.Dtypes(self.dtype, self.param_dtype)
+
+
+def _reject(what: str, faults: list[tuple[Any, str]]) -> None:
+    """Raises a ValueError with the first message whose fault is present."""
+    for present, message in faults:
+        if present:
+            raise ValueError(f"{what}: {message}")
 
 
 @flax.struct.dataclass
@@ -166,10 +173,10 @@ class Block(nn.Module):
     ) -> tuple[Array, Array | None]:
         """Returns the tokens and the hint; `hint_index` (-1: none) picks the hint to be added."""
         c = self.config
-        attend = functools.partial(attention.Attention, c.heads, **c.dtypes)
+        attend = functools.partial(attention.Attention, c.heads, dtypes=c.dtypes)
 
         def modulated(x: Array, name: str, offset: Array) -> tuple[Array, Array]:
-            modulation = layers.Modulation(3, c.modulation_rank, **c.dtypes, name=name)
+            modulation = layers.Modulation(3, c.modulation_rank, c.dtypes, name=name)
             parts = modulation(shared.time, offset)
             shift, scale, gate = (part.astype(x.dtype) for part in parts)
             return layers.affine_norm(x, 1 + scale, shift), gate
@@ -180,7 +187,7 @@ class Block(nn.Module):
         )
         x = x + gate * attend(GRID, name="self_attn")(y, y, among, shared.turn)
         if shared.neighbours is not None:
-            y = layers.LayerNorm(**c.dtypes, name="view_norm")(x)
+            y = layers.LayerNorm(c.dtypes, name="view_norm")(x)
             across = functools.partial(
                 attention.view_attention, neighbours=shared.neighbours, backend=c.attention
             )
@@ -189,7 +196,7 @@ class Block(nn.Module):
         to_text = functools.partial(attention.text_attention, backend=c.text_attention)
         x = x + gate * attend("b v s d", name="text_attn")(y, shared.text, to_text)
         y, gate = modulated(x, "mlp_modulation", shared.offsets[2])
-        x = x + gate * layers.Mlp(c.mlp_width, GRID, **c.dtypes, name="mlp")(y)
+        x = x + gate * layers.Mlp(c.mlp_width, GRID, c.dtypes, name="mlp")(y)
         if shared.hints is not None:
             weight = jnp.where(hint_index >= 0, shared.hint_scale, 0)
             hint = jax.lax.dynamic_index_in_dim(
@@ -200,10 +207,8 @@ class Block(nn.Module):
         self.sow("intermediates", "output", x)
         if not self.emits_hint:
             return x, None
-        after = layers.Linear(
-            c.width, GRID, **c.dtypes, use_bias=True, kernel_init=layers.ZEROS, name="after"
-        )
-        return x, after(x)
+        linear = functools.partial(layers.Linear, use_bias=True, kernel_init=layers.ZEROS)
+        return x, linear(c.width, GRID, c.dtypes, name="after")(x)
 
 
 def stack(config: DiTConfig, length: int, emits_hint: bool = False) -> nn.Module:
@@ -237,7 +242,7 @@ class ControlStem(nn.Module):
     ) -> Float[Array, "b v t h w d"]:
         """Embeds the patches, passes them through the hint layers and adds the noisy tokens x."""
         c = self.config
-        linear = functools.partial(layers.Linear, axes=GRID, **c.dtypes)
+        linear = functools.partial(layers.Linear, axes=GRID, dtypes=c.dtypes)
         y = linear(c.width, name="embed")(patches)
         for i, width in enumerate(c.hint_widths):
             init = layers.fan_out_normal
@@ -284,10 +289,10 @@ class TimeEmbedding(nn.Module):
         rates = jnp.exp(-np.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
         angles = (timesteps.astype(jnp.float32) * c.timestep_scale)[..., None] * rates
         sinusoid = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
-        linear = functools.partial(layers.Linear, axes="b v t d", **c.dtypes)
+        linear = functools.partial(layers.Linear, axes="b v t d", dtypes=c.dtypes)
         y = jax.nn.silu(linear(c.width, name="up")(sinusoid))
         y = linear(3 * c.width, name="out")(y)
-        return layers.RMSNorm(**c.dtypes, name="norm")(sinusoid), y
+        return layers.RMSNorm(c.dtypes, name="norm")(sinusoid), y
 
 
 class Final(nn.Module):
@@ -303,10 +308,10 @@ class Final(nn.Module):
     def __call__(self, x: Float[Array, "b v t h w d"], time: Array, offset: Array) -> Array:
         """Returns patches `[b v t h w p]`, channels fastest."""
         c = self.config
-        modulation = layers.Modulation(2, c.modulation_rank, **c.dtypes, name="modulation")
+        modulation = layers.Modulation(2, c.modulation_rank, c.dtypes, name="modulation")
         shift, scale = modulation(time, offset[..., : 2 * c.width])
         y = layers.affine_norm(x.astype(jnp.float32), 1 + scale, shift)
-        return layers.Linear(c.patch**2 * c.channels, GRID, **c.dtypes, name="out")(y)
+        return layers.Linear(c.patch**2 * c.channels, GRID, c.dtypes, name="out")(y)
 
 
 def control_from_trunk(params: Params) -> Params:
@@ -379,7 +384,7 @@ class DiT(nn.Module):
         )
         extra = self._extra_channels(latents.shape, condition_mask, view_ids, padding_mask)
         patches = self._patches(latents, extra)
-        x = layers.Linear(c.width, GRID, **c.dtypes, name="embed")(patches)
+        x = layers.Linear(c.width, GRID, c.dtypes, name="embed")(patches)
         if control is not None:
             empty = c.control_channels - control.shape[-1]
             control = jnp.pad(control, [(0, 0)] * 5 + [(0, empty)])
@@ -394,35 +399,28 @@ class DiT(nn.Module):
     def _check(self, latents: Array, text: Array, control: Array | None, fps: Any) -> None:
         c = self.config
         _, _, t, h, w, channels = latents.shape
-        features = c.text_features or c.text_width
-        faults = {
-            f"latents of {channels} channels; the network takes {c.channels}": (
-                channels != c.channels
+        given, features = text.shape[-1], c.text_features or c.text_width
+        longest, extra = (
+            max(t, h // c.patch, w // c.patch),
+            0 if control is None else control.shape[-1],
+        )
+        faults = [
+            (channels != c.channels, f"latents of {channels} channels; it takes {c.channels}"),
+            (h % c.patch or w % c.patch, f"{h} x {w} latents do not divide by {c.patch}"),
+            (longest > c.positions, f"{longest} patches along one axis; it takes {c.positions}"),
+            (given != features, f"text of {given} features; it takes {features}"),
+            (c.control_blocks and control is None, "its control latents are missing"),
+            (control is not None and not c.control_blocks, "it has no control branch"),
+            (
+                extra > c.control_channels,
+                f"control of {extra} channels; it takes {c.control_channels}",
             ),
-            f"{h} x {w} latents do not divide into patches of {c.patch}": h % c.patch
-            or w % c.patch,
-            f"{t} frames of {h} x {w} latents exceed {c.positions} patches along one axis": (
-                max(t, h // c.patch, w // c.patch) > c.positions
+            (
+                c.rope_fps and fps is None,
+                "its frame positions follow fps (rope_fps), which is missing",
             ),
-            f"text of {text.shape[-1]} features; the network takes {features}": (
-                text.shape[-1] != features
-            ),
-            "control latents are missing; the network has a control branch": (
-                c.control_blocks and control is None
-            ),
-            "control latents are given; the network has no control branch": (
-                not c.control_blocks and control is not None
-            ),
-            f"control latents have more than {c.control_channels} channels": (
-                control is not None and control.shape[-1] > c.control_channels
-            ),
-            "fps is missing; frame positions of this network follow it (rope_fps)": (
-                c.rope_fps and fps is None
-            ),
-        }
-        for fault, present in faults.items():
-            if present:
-                raise ValueError(f"DiT: {fault}")
+        ]
+        _reject("the network does not fit its inputs", faults)
 
     def _turn(self, shape: tuple[int, ...], fps: Array | None) -> rope.Rotation:
         c = self.config
@@ -438,15 +436,9 @@ class DiT(nn.Module):
         c = self.config
         if not c.view_modulation:
             return shift, shift, shift
-        vectors = layers.Embed(c.view_rows, c.width, **c.dtypes, std=0.05, name="view_modulation")
-        project = layers.Linear(
-            9 * c.width,
-            "b v t d",
-            **c.dtypes,
-            use_bias=True,
-            kernel_init=layers.ZEROS,
-            name="view_project",
-        )
+        vectors = layers.Embed(c.view_rows, c.width, c.dtypes, 0.05, name="view_modulation")
+        linear = functools.partial(layers.Linear, use_bias=True, kernel_init=layers.ZEROS)
+        project = linear(9 * c.width, "b v t d", c.dtypes, name="view_project")
         y = project(vectors(view_ids)[:, :, None].astype(jnp.float32))
         first, second, third = (shift + part for part in jnp.split(y, 3, axis=-1))
         return first, second, third
@@ -457,17 +449,8 @@ class DiT(nn.Module):
         if not c.text_features:
             return text
         init = layers.uniform(c.text_features**-0.5)
-        return layers.gelu(
-            layers.Linear(
-                c.text_width,
-                "b v s d",
-                **c.dtypes,
-                use_bias=True,
-                kernel_init=init,
-                bias_init=init,
-                name="text_project",
-            )(text)
-        )
+        linear = functools.partial(layers.Linear, kernel_init=init, bias_init=init, use_bias=True)
+        return layers.gelu(linear(c.text_width, "b v s d", c.dtypes, name="text_project")(text))
 
     def _extra_channels(
         self, shape: tuple[int, ...], mask: Array, view_ids: Array, padding: Array | None
@@ -481,7 +464,7 @@ class DiT(nn.Module):
             extra.append(flat[:, None, None, :, :, None])
         if c.view_channels:
             std = 0.02 if c.neighbours else 1.0
-            table = layers.Embed(c.view_rows, c.view_channels, **c.dtypes, std=std, name="view")
+            table = layers.Embed(c.view_rows, c.view_channels, c.dtypes, std, name="view")
             extra.append(table(view_ids)[:, :, None, None, None])
         return [jnp.broadcast_to(x, (b, v, t, h, w, x.shape[-1])).astype(c.dtype) for x in extra]
 

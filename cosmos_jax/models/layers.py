@@ -8,8 +8,9 @@ Elementwise float32 maths between bfloat16 arrays is wrapped in `jax.checkpoint`
 starts again from the bfloat16 input, and no float32 copy of an activation is stored.
 """
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import einops
 import flax.linen as nn
@@ -22,7 +23,14 @@ from cosmos_jax import sharding
 
 Initializer = Callable[..., Any]
 
-ZEROS = nn.initializers.zeros_init()
+ZEROS, ONES = nn.initializers.zeros_init(), nn.initializers.ones_init()
+
+
+class Dtypes(NamedTuple):
+    """The dtype of activations, to which weights are rounded, and that of new parameters."""
+
+    compute: str
+    param: str
 
 
 def fan_in_normal(key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -44,15 +52,21 @@ def uniform(bound: float) -> Initializer:
     return init
 
 
-def rounded(weight: Array, dtype: Any) -> Array:
-    """A weight rounded to `dtype`.
+def weight(
+    module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...], dtypes: Dtypes
+) -> Array:
+    """A parameter of a module, rounded to the compute dtype.
 
     XLA may drop a cast to bfloat16 that is followed by a cast back; it keeps `reduce_precision`.
     """
-    if weight.dtype == dtype:
-        return weight
+    value, dtype = (
+        module.param(name, init, shape, jnp.dtype(dtypes.param)),
+        jnp.dtype(dtypes.compute),
+    )
+    if value.dtype == dtype:
+        return value
     target = jnp.finfo(dtype)
-    return jax.lax.reduce_precision(weight, target.nexp, target.nmant).astype(dtype)
+    return jax.lax.reduce_precision(value, target.nexp, target.nmant).astype(dtype)
 
 
 class Linear(nn.Module):
@@ -64,15 +78,13 @@ class Linear(nn.Module):
     Attributes:
         features: size of the result's last axis.
         axes: letters of the result's axes, as in "b v t h w d".
-        dtype: the compute dtype.
-        param_dtype: the dtype in which new parameters are made.
+        dtypes: of activations and of new parameters.
         use_bias: adds a bias.
     """
 
     features: int
     axes: str
-    dtype: str
-    param_dtype: str
+    dtypes: Dtypes
     use_bias: bool = False
     kernel_init: Initializer = fan_in_normal
     bias_init: Initializer = ZEROS
@@ -80,15 +92,14 @@ class Linear(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*axes i"]) -> Float[Array, "*axes o"]:
         """Applies the layer to the last axis of x."""
-        param_dtype = jnp.dtype(self.param_dtype)
         shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, param_dtype)
-        kernel = sharding.gather(rounded(kernel, jnp.dtype(self.dtype))).astype(x.dtype)
+        kernel = weight(self, "kernel", self.kernel_init, shape, self.dtypes)
+        kernel = sharding.gather(kernel).astype(x.dtype)
         precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
         y = jnp.dot(x, kernel, precision=precision)
         if self.use_bias:
-            bias = self.param("bias", self.bias_init, (self.features,), param_dtype)
-            y = y + rounded(bias, jnp.dtype(self.dtype)).astype(x.dtype)
+            bias = weight(self, "bias", self.bias_init, shape[1:], self.dtypes)
+            y = y + bias.astype(x.dtype)
         return sharding.constrain(y, self.axes)
 
 
@@ -98,24 +109,20 @@ class Embed(nn.Module):
     Attributes:
         rows: number of vectors.
         features: their length.
-        dtype: vectors are rounded to it.
-        param_dtype: the dtype in which new parameters are made.
+        dtypes: of activations and of new parameters.
         std: standard deviation of new vectors.
     """
 
     rows: int
     features: int
-    dtype: str
-    param_dtype: str
+    dtypes: Dtypes
     std: float
 
     @nn.compact
     def __call__(self, ids: Array) -> Array:
         """Looks up int `[...]`; returns `[... features]`."""
-        init = nn.initializers.normal(self.std)
-        shape = (self.rows, self.features)
-        table = self.param("embedding", init, shape, jnp.dtype(self.param_dtype))
-        table = sharding.gather(rounded(table, jnp.dtype(self.dtype)))
+        init, shape = nn.initializers.normal(self.std), (self.rows, self.features)
+        table = sharding.gather(weight(self, "embedding", init, shape, self.dtypes))
         return jnp.take(table, ids, axis=0, mode="clip")
 
 
@@ -130,19 +137,15 @@ class RMSNorm(nn.Module):
     """Divides the last axis by its root mean square (eps 1e-6) and scales it; float32 inside.
 
     Attributes:
-        dtype: the scale is rounded to it.
-        param_dtype: the dtype in which new parameters are made.
+        dtypes: of activations and of new parameters.
     """
 
-    dtype: str
-    param_dtype: str
+    dtypes: Dtypes
 
     @nn.compact
     def __call__(self, x: Float[Array, "*axes k"]) -> Float[Array, "*axes k"]:
         """Normalises the last axis; the result has the dtype of x."""
-        ones, shape = nn.initializers.ones_init(), (x.shape[-1],)
-        scale = self.param("scale", ones, shape, jnp.dtype(self.param_dtype))
-        return _rms_norm(x, rounded(scale, jnp.dtype(self.dtype)))
+        return _rms_norm(x, weight(self, "scale", ONES, x.shape[-1:], self.dtypes))
 
 
 @jax.checkpoint
@@ -162,20 +165,16 @@ class LayerNorm(nn.Module):
     """Layer norm with a learned scale and bias.
 
     Attributes:
-        dtype: scale and bias are rounded to it.
-        param_dtype: the dtype in which new parameters are made.
+        dtypes: of activations and of new parameters.
     """
 
-    dtype: str
-    param_dtype: str
+    dtypes: Dtypes
 
     @nn.compact
     def __call__(self, x: Float[Array, "*axes d"]) -> Float[Array, "*axes d"]:
         """Normalises the last axis; the result has the dtype of x."""
-        param_dtype, dtype = jnp.dtype(self.param_dtype), jnp.dtype(self.dtype)
-        scale = self.param("scale", nn.initializers.ones_init(), (x.shape[-1],), param_dtype)
-        bias = self.param("bias", ZEROS, (x.shape[-1],), param_dtype)
-        scale, bias = (rounded(weight, dtype).astype(x.dtype) for weight in (scale, bias))
+        scale = weight(self, "scale", ONES, x.shape[-1:], self.dtypes).astype(x.dtype)
+        bias = weight(self, "bias", ZEROS, x.shape[-1:], self.dtypes).astype(x.dtype)
         return affine_norm(x, scale, bias)
 
 
@@ -199,23 +198,21 @@ class Modulation(nn.Module):
     Attributes:
         parts: how many vectors are made.
         rank: width of the bottleneck.
-        dtype: weights are rounded to it.
-        param_dtype: the dtype in which new parameters are made.
+        dtypes: of activations and of new parameters.
     """
 
     parts: int
     rank: int
-    dtype: str
-    param_dtype: str
+    dtypes: Dtypes
 
     @nn.compact
     def __call__(
         self, time: Float[Array, "b #v #t d"], offset: Float[Array, "b #v #t m"]
     ) -> list[Array]:
         """Returns `parts` arrays `[b v|1 t|1 1 1 d]`; `offset` is added before they are split."""
-        axes, dtypes = "b v t d", (self.dtype, self.param_dtype)
-        y = Linear(self.rank, axes, *dtypes, name="down")(jax.nn.silu(time))
-        y = Linear(self.parts * time.shape[-1], axes, *dtypes, kernel_init=ZEROS, name="up")(y)
+        linear = functools.partial(Linear, axes="b v t d", dtypes=self.dtypes)
+        y = linear(self.rank, name="down")(jax.nn.silu(time))
+        y = linear(self.parts * time.shape[-1], kernel_init=ZEROS, name="up")(y)
         return jnp.split((y + offset)[:, :, :, None, None, :], self.parts, axis=-1)
 
 
@@ -225,21 +222,19 @@ class Mlp(nn.Module):
     Attributes:
         hidden: width between the two products.
         axes: letters of the axes of x.
-        dtype: the compute dtype.
-        param_dtype: the dtype in which new parameters are made.
+        dtypes: of activations and of new parameters.
     """
 
     hidden: int
     axes: str
-    dtype: str
-    param_dtype: str
+    dtypes: Dtypes
 
     @nn.compact
     def __call__(self, x: Float[Array, "*axes d"]) -> Float[Array, "*axes d"]:
         """Applies the layer to the last axis of x."""
-        rest = (self.axes, self.dtype, self.param_dtype)
-        y = gelu(Linear(self.hidden, *rest, name="up")(x))
-        return Linear(x.shape[-1], *rest, name="down")(y)
+        linear = functools.partial(Linear, axes=self.axes, dtypes=self.dtypes)
+        y = gelu(linear(self.hidden, name="up")(x))
+        return linear(x.shape[-1], name="down")(y)
 
 
 def resize_nearest(mask: Float[Array, "b y x"], h: int, w: int) -> Float[Array, "b h w"]:
