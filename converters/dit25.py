@@ -106,7 +106,7 @@ def _views(given: _Options, width: int, cross: bool) -> dict[str, Any]:
     names, ids = given.take("cross_view_attn_map_str"), given.take("camera_to_view_id")
     if given.take("enable_cross_view_attn"):
         seen = {ids[name]: tuple(ids[other] for other in names[name]) for name in names}
-        fields["neighbours"] = tuple(seen.get(i, ()) for i in range(max(rows, *seen) + 1))
+        fields["neighbours"] = tuple(seen.get(i, ()) for i in range(max(rows - 1, *seen) + 1))
     fields["view_modulation"] = given.take("adaln_view_embedding")
     return fields
 

@@ -128,8 +128,11 @@ def _row_problems(leaves: Sequence[_Leaf], table: Table, paths: Sequence[str]) -
 
 
 def _written_back(table: Table) -> dict[str, np.ndarray]:
-    ignored = [row for row in table if isinstance(row, Ignored) and row.value is not None]
-    return {key: row.value for row in ignored for key in _alternatives(row.reference)}
+    values: dict[str, np.ndarray] = {}
+    for row in table:
+        if isinstance(row, Ignored) and row.value is not None:
+            values |= dict.fromkeys(_alternatives(row.reference), row.value)
+    return values
 
 
 def _single_shape(leaf: _Leaf, ours: tuple[int, ...]) -> tuple[int, ...]:
@@ -147,7 +150,8 @@ def _plan(table: Table, tree: Any) -> tuple[list[_Leaf], dict[str, tuple[int, ..
     """The leaves, the shape of every reference tensor that holds something of ours, the faults."""
     leaves = _leaves(table)
     wanted = {p: tuple(x.shape) for p, x in traverse_util.flatten_dict(tree, sep="/").items()}
-    problems, shapes = _row_problems(leaves, table, list(wanted)), {}
+    problems = _row_problems(leaves, table, list(wanted))
+    shapes: dict[str, tuple[int, ...]] = {}
     for leaf in leaves:
         if leaf.path in wanted:
             try:

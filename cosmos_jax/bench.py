@@ -78,7 +78,7 @@ def step(config: Any, views: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def random_batch(sizes: Any, size: int, views: int, dtype: str) -> Any:
+def random_batch(sizes: Any, size: int, views: int, dtype: Any) -> Any:
     """A batch of normal latents and text, made on the devices."""
     import jax
     import jax.numpy as jnp

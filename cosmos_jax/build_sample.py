@@ -44,11 +44,17 @@ def inputs(
     fps: float | None,
     prompt: str | None,
 ) -> Inputs:
-    """What `run_sample.py` reads: the run's data settings, changed by flags."""
+    """What `run_sample.py` reads: the run's data settings, changed by flags.
+
+    Raises:
+        ValueError: flags that are out of range, or that have no meaning for the model.
+    """
     data = {**values["data"], "root": str(folder)}
     data |= {} if fps is None else {"fps": fps, "stride": None}
     data |= {} if control is None else {"control": control}
     config = make(DataConfig, data, "config.data")
+    if prompt is not None and config.captions == "none":
+        raise ValueError("--prompt: the model was trained without captions (config.data.captions)")
     given = sample_config(values, **changes).num_conditional_frames
     return Inputs(config, cameras, prompt, needs_video=given > 0)
 

@@ -52,9 +52,9 @@ def block(config: DiTConfig, shape: tuple[int, int, int, int], text_tokens: int)
     v, t, *_ = shape
     length, d = tokens(config, shape), config.width
     seen = length if config.joint_views else length // v
-    products = 2 * length * d * (4 * d + 2 * d + 2 * config.mlp_width)
+    products = 2.0 * length * d * (4 * d + 2 * d + 2 * config.mlp_width)
     products += 2 * v * text_tokens * config.text_width * 2 * d
-    scores = 4 * length * d * (seen + text_tokens)
+    scores = 4.0 * length * d * (seen + text_tokens)
     if config.neighbours:
         others = sum(map(len, config.neighbours)) / len(config.neighbours)
         products += 2 * length * d * 4 * d

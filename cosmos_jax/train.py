@@ -178,7 +178,7 @@ class Trainer:
             ema = optim.ema_update(ema, params, state.step, self.ema_rate, self.dtype)
         metrics = {
             "loss": loss,
-            "grad_norm": optax.global_norm(grads),
+            "grad_norm": optax.tree.norm(grads),
             "lr": jnp.asarray(self.learning_rate(state.step), jnp.float32),
         }
         new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)

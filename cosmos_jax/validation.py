@@ -117,6 +117,7 @@ class Validation:
             swapped = encoded
             if self.others:
                 pixels = self.others[i].control
+                assert pixels is not None  # `read_clips` gives others only where there is control
                 swapped = encoded.replace(
                     control=self.encoder.latents(pixels, self.rows, self.batch)
                 )

@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import pathlib
+import resource
 import runpy
 import shutil
 import subprocess
@@ -47,10 +48,10 @@ TINY = {
     "scene.supersample": 1,
     "data.size": "(32,48)",
     "data.num_frames": 5,
-    "data.batch_size": 2,
+    "data.batch_size": 4,
     "data.num_threads": 2,
-    "validation.clips": 2,
-    "validation.noises": 2,
+    "validation.clips": 4,
+    "validation.noises": 1,
     "validation.every": 2,
     "checkpoint.every": 2,
     "preview.clips": 1,
@@ -69,7 +70,7 @@ def demo(**changes):
 class Command:
     """A started command. Its output is complete when `wait` has returned its exit status."""
 
-    def __init__(self, script, *arguments, devices=1, fresh=False):
+    def __init__(self, script, *arguments, devices=1, fresh=False, largest_file=None):
         self._folder = pathlib.Path(tempfile.mkdtemp(dir=CACHE))
         environment = _environment(devices)
         argv = [script, *map(str, arguments)]
@@ -85,7 +86,7 @@ class Command:
             self.wait = self._process.wait
         else:
             self._process = _forks().Process(
-                target=_main, args=(argv, environment, self._folder / "out", self._folder / "err")
+                target=_main, args=(argv, environment, self._folder, largest_file)
             )
             self._process.start()
 
@@ -93,6 +94,11 @@ class Command:
         """The exit status."""
         self._process.join()
         return self._process.exitcode
+
+    @property
+    def running(self):
+        """Whether a forked process has not ended."""
+        return self._process.is_alive()
 
     def kill(self):
         """SIGKILL, then waits for the end."""
@@ -121,9 +127,17 @@ def error_of(script, *arguments, **options):
     command = Command(script, *arguments, **options)
     status = command.wait()
     assert status == 2, f"exit status {status}\n{command.out}\n{command.err}"
-    head = f"{script}: error: "
+    head = f"{pathlib.Path(script).name}: error: "
     assert command.err.startswith(head), command.err
     return command.err.removeprefix(head).removesuffix("\n")
+
+
+@functools.cache
+def trained():
+    """The workdir of a finished run of the tiny demo. Tests may read it; they change a copy."""
+    workdir = pathlib.Path(CACHE) / "trained"
+    run("run_train.py", *demo(), f"--workdir={workdir}", fresh=True)
+    return workdir
 
 
 def metrics(workdir):
@@ -169,15 +183,18 @@ def _environment(devices):
 @functools.cache
 def _forks():
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cosmos_jax.build", "cosmos_jax.metrics"])
+    context.set_forkserver_preload(["av", "flax.linen", "grain", "optax", "orbax.checkpoint"])
     with mock.patch.dict(os.environ, _environment(1)):
         forkserver.ensure_running()
     return context
 
 
-def _main(argv, environment, out, err):
-    for stream, path in ((1, out), (2, err)):
-        os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), stream)
+def _main(argv, environment, folder, largest_file):
+    for stream, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(folder / name, os.O_CREAT | os.O_WRONLY | os.O_APPEND), stream)
+    if largest_file:  # beyond it, writing fails as on a full disk
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, hard))
     os.environ |= environment
     os.chdir(REPOSITORY)
     sys.argv = argv

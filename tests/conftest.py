@@ -5,7 +5,9 @@ import os
 
 # Read when jax is imported and when its backend starts; processes that tests start inherit both.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+)
 
 import pytest
 from absl import flags

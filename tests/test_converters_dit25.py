@@ -44,7 +44,13 @@ TRUNK = {
     "timestep_scale": 0.001,
     "mlp_ratio": 4.0,
 }
-VIEWS = {"state_t": 8, "n_cameras_emb": 7, "view_condition_dim": 7, "concat_view_embedding": True}
+VIEWS = {
+    "rope_t_extrapolation_ratio": 8 / 24,
+    "state_t": 8,
+    "n_cameras_emb": 7,
+    "view_condition_dim": 7,
+    "concat_view_embedding": True,
+}
 ARMS = ("head_color", "hand_left", "hand_right")
 CROSS = {
     "n_cameras_emb": 3,
@@ -143,6 +149,14 @@ def test_control_blocks_are_spaced_or_the_first():
     assert blocks("spaced", 36, 7) == (0, 7, 14, 21, 28, 35)
     assert blocks("first_n", 28, 7) == (0, 1, 2, 3)
     assert blocks("first_n", 36, 7) == (0, 1, 2, 3, 4)
+
+
+def test_neighbours_are_listed_by_view_id():
+    config = dit25.config("MultiViewCrossDiT", TRUNK | CROSS)
+    assert config.neighbours == ((1, 2), (0, 2), (0, 1))
+    ids = {"head_color": 3, "hand_left": 0, "hand_right": 1}
+    config = dit25.config("MultiViewCrossDiT", TRUNK | CROSS | {"camera_to_view_id": ids})
+    assert config.neighbours == ((3, 1), (3, 0), (), (0, 1))
 
 
 def test_hint_widths_follow_hint_nf():

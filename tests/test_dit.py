@@ -505,6 +505,7 @@ def test_neither_mesh_nor_policy_changes_a_gradient(name):
         (dict(control_blocks=(3,)), "not blocks 0..2"),
         (dict(view_rows=0), "need view_rows"),
         (dict(attention="cudnn"), "computes in bfloat16"),
+        (dict(text_attention="flash"), "are not xla or cudnn"),
     ],
 )
 @pytest.mark.core

@@ -12,7 +12,6 @@ from jax.sharding import NamedSharding
 from cosmos_jax import checkpoints, sharding
 from cosmos_jax.diffusion import flow
 
-pytestmark = pytest.mark.core
 ONE = dict(data=1, fsdp=1, context=1)
 MESHES = [dict(data=2, fsdp=2, context=2), dict(fsdp=2, context=4)]
 
@@ -35,7 +34,7 @@ def place(batch, mesh):
 @functools.cache
 def loss_and_gradients(*sizes):
     """Loss of each sample and all gradients, with weights that are nowhere zero."""
-    trainer, mesh = tiny.trainer(), mesh_of(dict(sizes))
+    trainer, mesh = tiny.trainer(".*"), mesh_of(dict(sizes))
     with jax.set_mesh(mesh):
         state = trainer.init_state(tiny.INPUTS, mesh)
         batch = place(tiny.batch(range(8), t=4), mesh)
@@ -72,9 +71,15 @@ def test_loss_and_gradients_are_those_of_one_device(sizes):
     jax.tree_util.tree_map_with_path(close, grads, want)
 
 
+@functools.cache
+def compiled(trainer):
+    """One function for all tests, so that a mesh compiles it once."""
+    return jax.jit(trainer.step, donate_argnums=0)
+
+
 def run(trainer, mesh, state, first, last, batch=2):
     with jax.set_mesh(mesh):
-        step = jax.jit(trainer.step, donate_argnums=0)
+        step = compiled(trainer)
         losses = []
         for i in range(first, last):
             samples = range(i * batch, (i + 1) * batch)
@@ -89,7 +94,7 @@ def arrays(state):
 
 @pytest.mark.parametrize("after", [ONE, dict(fsdp=2, context=2)], ids=["same mesh", "other mesh"])
 def test_two_steps_and_a_restart_to_four_are_four_steps(tmp_path, after):
-    trainer, one = tiny.trainer(), mesh_of(ONE)
+    trainer, one = tiny.trainer(".*"), mesh_of(ONE)
     with jax.set_mesh(one):
         whole, losses = run(trainer, one, trainer.init_state(tiny.INPUTS, one), 0, 4)
         half, _ = run(trainer, one, trainer.init_state(tiny.INPUTS, one), 0, 2)
@@ -110,6 +115,7 @@ def test_two_steps_and_a_restart_to_four_are_four_steps(tmp_path, after):
         np.testing.assert_allclose(tail, losses[2:], rtol=1e-5)
 
 
+@pytest.mark.core
 def test_a_frozen_trunk_stays_and_costs_no_optimiser_state():
     trainer, mesh = tiny.trainer("control/.*"), mesh_of(ONE)
     with jax.set_mesh(mesh):
@@ -125,8 +131,9 @@ def test_a_frozen_trunk_stays_and_costs_no_optimiser_state():
     assert any(np.abs(a - b).max() > 0 for a, b in zip(arrays(after.params), start, strict=True))
 
 
+@pytest.mark.core
 def test_moments_and_averages_are_split_like_their_parameters():
-    trainer, mesh = tiny.trainer(), mesh_of(dict(fsdp=4, context=2))
+    trainer, mesh = tiny.trainer(".*"), mesh_of(dict(fsdp=4, context=2))
     with jax.set_mesh(mesh):
         state = trainer.abstract_state(tiny.INPUTS, mesh)
     kernel = state.params["blocks"]["mlp"]["up"]["kernel"].sharding.spec
@@ -138,7 +145,7 @@ def test_moments_and_averages_are_split_like_their_parameters():
 
 
 def test_the_average_follows_the_weights_as_the_published_rule_says():
-    trainer, mesh = tiny.trainer(), mesh_of(ONE)
+    trainer, mesh = tiny.trainer(".*"), mesh_of(ONE)
     with jax.set_mesh(mesh):
         state, _ = run(trainer, mesh, trainer.init_state(tiny.INPUTS, mesh), 0, 1)
         for a, b in zip(jax.tree.leaves(state.ema), jax.tree.leaves(state.params), strict=True):

@@ -1,5 +1,7 @@
 """The smallest control network and batch that have every part; shared so that they compile once."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,10 +44,11 @@ def config(**changes) -> DiTConfig:
     return DiTConfig(**(base | changes))
 
 
-def trainer(trainable: str = ".*", **changes) -> train.Trainer:
-    """A trainer of that network."""
+@functools.cache
+def trainer(trainable: str) -> train.Trainer:
+    """A trainer of that network, one for each choice of what is trained."""
     return train.Trainer(
-        net=DiT(config(**changes)),
+        net=DiT(config()),
         process=train.Process(num_conditional_latents=(0.5, 0.5), text_dropout=0.2),
         optimizer=optim.optimizer(OPTIM, 100),
         learning_rate=optim.learning_rate(OPTIM, 100),

@@ -143,7 +143,7 @@ def _captions(inputs: Inputs, layout: Layout, name: str) -> tuple[str, ...]:
     speakers: Sequence[str] = cameras if config.captions == "each" else []
     if config.captions == "front":
         there = [c for c in cameras if any((layout.root / k / c).is_dir() for k in _WORDS)]
-        speakers = [config.caption_camera] if config.caption_camera else (there or cameras)[:1]
+        speakers = ([c for c in cameras if c == config.caption_camera] or there or cameras)[:1]
     texts = dict.fromkeys(cameras, "")
     for camera in speakers:
         if inputs.prompt is not None:

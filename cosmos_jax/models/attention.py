@@ -11,7 +11,7 @@ Where heads do not divide, keys and values are gathered instead.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import einops
 import flax.linen as nn
@@ -68,8 +68,9 @@ def kernel(
         backend: "xla" (holds all l x m scores) or "cudnn" (bfloat16 on NVIDIA GPUs; holds none).
         lengths: how many of the keys count; None: all.
     """
+    implementation = cast(Any, backend)
     return jax.nn.dot_product_attention(
-        q, k, v, key_value_seq_lengths=lengths, implementation=backend
+        q, k, v, key_value_seq_lengths=lengths, implementation=implementation
     )
 
 
@@ -97,7 +98,9 @@ def self_attention(q: Tokens, k: Tokens, v: Tokens, *, joint: bool, backend: str
             q, k, v = (swap(x, split_axis=HEADS, concat_axis=split) for x in (q, k, v))
         elif split is not None:
             k, v = (jax.lax.all_gather(x, "context", axis=split, tiled=True) for x in (k, v))
-        y = kernel(*(einops.rearrange(x, flat) for x in (q, k, v)), backend).reshape(q.shape)
+        shape = q.shape
+        q, k, v = (einops.rearrange(x, flat) for x in (q, k, v))
+        y = kernel(q, k, v, backend).reshape(shape)
         return swap(y, split_axis=split, concat_axis=HEADS) if exchange else y
 
     y = _on_shards(local, (q, k, v), (TOKENS,) * 3)

@@ -111,6 +111,7 @@ class DiTConfig:
             ),
             (self.hint_widths and not blocks, "hint_widths need control_blocks"),
             (views and not self.view_rows, "view_channels and view_modulation need view_rows"),
+            (set(backends) - {"xla", "cudnn"}, f"backends {backends} are not xla or cudnn"),
             (
                 "cudnn" in backends and self.dtype != "bfloat16",
                 'attention "cudnn" computes in bfloat16; set dtype="bfloat16"',
@@ -197,7 +198,7 @@ class Block(nn.Module):
         x = x + gate * attend("b v s d", name="text_attn")(y, shared.text, to_text)
         y, gate = modulated(x, "mlp_modulation", shared.offsets[2])
         x = x + gate * layers.Mlp(c.mlp_width, GRID, c.dtypes, name="mlp")(y)
-        if shared.hints is not None:
+        if shared.hints is not None and hint_index is not None:
             weight = jnp.where(hint_index >= 0, shared.hint_scale, 0)
             hint = jax.lax.dynamic_index_in_dim(
                 shared.hints, jnp.maximum(hint_index, 0), keepdims=False
@@ -389,7 +390,7 @@ class DiT(nn.Module):
             empty = c.control_channels - control.shape[-1]
             control = jnp.pad(control, [(0, 0)] * 5 + [(0, empty)])
             hints = Control(c, name="control")(self._patches(control, extra), x, shared)
-            shared = shared.replace(hints=hints)
+            shared = dataclasses.replace(shared, hints=hints)
         hint_index = np.full(c.blocks, -1)
         hint_index[list(c.control_blocks)] = np.arange(len(c.control_blocks))
         x, _ = stack(c, c.blocks)(x, jnp.asarray(hint_index), shared)
