@@ -53,14 +53,14 @@ def sample(checkpoint: Path, folder: Path, output: Path) -> None:
 
     import jax
 
-    from cosmos_jax import build, build_sample, checkpoints, preview, videos
+    from cosmos_jax import build, build_sample, checkpoints, preview, videos, workdir
     from cosmos_jax.data import inputs as input_clips
     from cosmos_jax.data import pipeline
 
     # ---- Inputs: everything is checked before weights are read.
     with cli.user_errors():
         path = checkpoints.locate(checkpoint)
-        values, cameras = build_sample.read_config(path.parent.parent)
+        values, cameras = workdir.read_config(path.parent.parent)
         changes = {flag.name: flag.value for flag in SAMPLE_FLAGS if flag.value is not None}
         wanted = build_sample.inputs(
             values, cameras, folder, changes, CONTROL.value, FPS.value, PROMPT.value
@@ -78,8 +78,7 @@ def sample(checkpoint: Path, folder: Path, output: Path) -> None:
             raise ValueError(f"{output} is not empty; give a new folder, or --overwrite")
 
         # ---- Weights.
-        abstract = trainer.abstract_state(sizes.inputs, mesh)
-        variables = preview.load_variables(path, trainer, abstract, ema=WEIGHTS.value == "ema")
+        variables = preview.load_variables(path, trainer, sizes.state, ema=WEIGHTS.value == "ema")
         encoder = build.encoder(values, mesh)
     print(f"{path}, {WEIGHTS.value} weights, {len(clips)} clips of views {views}", flush=True)
 

@@ -31,6 +31,7 @@ def train(config: Any, workdir: Path) -> None:
     import jax
 
     from cosmos_jax import build, checkpoints, metrics
+    from cosmos_jax import workdir as workdirs
     from cosmos_jax.data import pipeline, video
     from cosmos_jax.validation import Validation, read_clips
 
@@ -44,6 +45,8 @@ def train(config: Any, workdir: Path) -> None:
         sizes = build.sizes(values, mesh, trainer)
         data = build.data(values, trainer, workdir / "synthetic")
         views = len(data.train.cameras)
+        train_step = jax.jit(trainer.step, donate_argnums=0)
+        jax.eval_shape(train_step, sizes.state, sizes.batch(loop.batch, views))
         encoder = build.encoder(values, mesh)
         held_out, others = read_clips(data, loop.validation, loop.rows)
         preview = build.preview(values, mesh, trainer, encoder, data, workdir / "samples")
@@ -61,14 +64,14 @@ def train(config: Any, workdir: Path) -> None:
         if saver.latest_step() is None:
             state = trainer.init_state(sizes.inputs, mesh)
         else:
-            state, record = saver.restore(trainer.abstract_state(sizes.inputs, mesh))
+            state, record = saver.restore(sizes.state)
             first, samples, data_state = record.step, record.samples, record.data
             print(f"going on from step {first} of {workdir}", flush=True)
         if first >= loop.steps:
             print(f"nothing to do: step {first} of {loop.steps} is done", flush=True)
             return
         stream = pipeline.train_iterator(data.train, trainer.seed, loop.rows, samples, data_state)
-        build.keep_config(values, data.train.cameras, workdir)
+        workdirs.keep_config(values, data.train.cameras, workdir)
         writer = metrics.MetricWriter(
             workdir,
             total_steps=loop.steps,
@@ -86,7 +89,7 @@ def train(config: Any, workdir: Path) -> None:
         with saver, writer:
             # ---- Compile with the first batch.
             batch, position = encoder(next(stream), loop.rows, loop.batch), stream.state()
-            step_function = jax.jit(trainer.step, donate_argnums=0).lower(state, batch).compile()
+            step_function = train_step.lower(state, batch).compile()
             if first == 0 and loop.validation.every:
                 writer.write(0, validation(state))
             writer.write(first, {"seconds_to_first_step": time.monotonic() - begun})

@@ -7,25 +7,24 @@ an error that names the nearest one that does.
 import dataclasses
 import difflib
 import importlib
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
-from flax import traverse_util
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cosmos_jax import flops, metrics, optim, sharding, train
 from cosmos_jax import preview as previews
 from cosmos_jax.data import pipeline
-from cosmos_jax.data.layouts import Cameras, DataConfig
+from cosmos_jax.data.layouts import DataConfig
 from cosmos_jax.diffusion import conditioning
 from cosmos_jax.encode import Encoder, codec_params
 from cosmos_jax.generate import Generator, SampleConfig
 from cosmos_jax.models.dit import DiT, DiTConfig
 from cosmos_jax.train import Process, Trainer
-from cosmos_jax.types import TrainState
+from cosmos_jax.types import Batch, TrainState
 from cosmos_jax.validation import ValidationConfig
 
 T = TypeVar("T")
@@ -78,7 +77,6 @@ SECTIONS = (
 )
 SETTINGS = ("seed", "steps", "dtype", "attention", "remat", "trainable", "ema_rate")
 SYNTHETIC = "synthetic"  # the root of the data set that is rendered
-CONFIG_FILE = "config.json"
 DCT_CODEC = "cosmos_jax.models.dct_codec:DCTCodec"
 
 
@@ -249,6 +247,10 @@ class PreviewConfig:
     every: int
     clips: int
 
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise ValueError(f"config.preview.every={self.every} must be at least 0")
+
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
@@ -309,7 +311,7 @@ class Sizes:
 
     Attributes:
         network: the variant.
-        trained: the top-level groups of parameters that are trained, wholly or in part.
+        state: the training state as shapes with shardings.
         latents: t, h, w, c of one view of one sample.
         text: s, e of one view's text.
         inputs: small inputs that initialise the network.
@@ -317,7 +319,7 @@ class Sizes:
     """
 
     network: DiTConfig
-    trained: frozenset[str]
+    state: TrainState
     latents: tuple[int, int, int, int]
     text: tuple[int, int]
     inputs: dict[str, Any]
@@ -327,14 +329,30 @@ class Sizes:
         """Tokens of one sample."""
         return flops.tokens(self.network, (views, *self.latents[:3]))
 
+    def batch(self, size: int, views: int) -> Batch:
+        """A batch as shapes, without memory."""
+
+        def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((size, *shape), dtype)
+
+        latents = array(views, *self.latents)
+        return Batch(
+            latents=latents,
+            control=latents if self.network.control_blocks else None,
+            text=array(views, *self.text, dtype=self.network.dtype),
+            view_ids=array(views, dtype=jnp.int32),
+            index=array(dtype=jnp.int32),
+            fps=array(),
+        )
+
     def flops(self, views: int) -> float:
         """Model FLOPs of one sample in one training step."""
         return flops.training_step(
             self.network,
             (views, *self.latents[:3]),
             self.text[0],
-            trunk_trained=bool(self.trained - {"control"}),
-            control_trained="control" in self.trained,
+            trunk_trained=any(group != "control" for group in self.state.params),
+            control_trained="control" in self.state.params,
         )
 
 
@@ -354,13 +372,12 @@ def sizes(values: Mapping[str, Any], mesh: Mesh, trainer: Trainer) -> Sizes:
     sharding.context_letter(shape[0], shape[1] // config.patch, mesh.shape["context"])
     controlled = bool(config.control_blocks)
     inputs = train.network_inputs(shape[-1], text.width, controlled, mesh.shape["context"])
-    paths = traverse_util.flatten_dict(trainer.abstract_state(inputs, mesh).params, sep="/")
     # What may change between two starts of one run is left out.
     free = {"dtype", "param_dtype", "remat", "attention", "text_attention"}
     network = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
     return Sizes(
         config,
-        frozenset(path.split("/")[0] for path in paths),
+        trainer.abstract_state(inputs, mesh),
         shape,
         (text.tokens, text.width),
         inputs,
@@ -368,12 +385,14 @@ def sizes(values: Mapping[str, Any], mesh: Mesh, trainer: Trainer) -> Sizes:
     )
 
 
-def latent_shape(codec: Any, frames: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+def latent_shape(codec: Any, frames: int, size: tuple[int, ...]) -> tuple[int, int, int, int]:
     """Shape t, h, w, c of the latents of one view.
 
     Raises:
         ValueError: frames or pixels that the codec cannot take; the message names what fits.
     """
+    if len(size) != 2:
+        raise ValueError(f"config.data.size={tuple(size)} must be (rows, columns)")
     y, x = size
     if frames < 1 or (frames - 1) % codec.temporal:
         raise ValueError(
@@ -496,23 +515,3 @@ def summary(values: Mapping[str, Any], mesh: Mesh, data: pipeline.DataSet, sizes
     ]
     lines += [f"left out {file}: {reason}" for file, reason in data.skipped]
     return "\n".join(lines)
-
-
-def keep_config(values: Mapping[str, Any], cameras: Cameras, workdir: Path) -> None:
-    """Writes WORKDIR/config.json: the config, and the views that its data set turned out to have.
-
-    Says on the console what a restart changed.
-    """
-    path = workdir / CONFIG_FILE
-    now = json.loads(json.dumps({"config": values, "cameras": cameras}))
-    if path.exists():
-        before = traverse_util.flatten_dict(json.loads(path.read_text("utf-8")), sep=".")
-        after = traverse_util.flatten_dict(now, sep=".")
-        for key in sorted(before.keys() | after.keys()):
-            if before.get(key) != after.get(key):
-                print(f"{key}: {before.get(key)} before, {after.get(key)} now", flush=True)
-    workdir.mkdir(parents=True, exist_ok=True)
-    if jax.process_index() == 0:
-        draft = path.with_suffix(".draft")
-        draft.write_text(json.dumps(now, indent=1), "utf-8")
-        draft.replace(path)

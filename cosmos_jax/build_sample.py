@@ -1,6 +1,5 @@
 """What `run_sample.py` builds: the config of a finished run, changed by flags, to objects."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,6 @@ from jax.sharding import Mesh
 
 from cosmos_jax import sharding
 from cosmos_jax.build import (
-    CONFIG_FILE,
-    check_config,
     codec,
     latent_shape,
     make,
@@ -20,19 +17,6 @@ from cosmos_jax.build import (
 from cosmos_jax.data.inputs import Inputs
 from cosmos_jax.data.layouts import Cameras, DataConfig
 from cosmos_jax.train import Trainer
-
-
-def read_config(workdir: Path) -> tuple[dict[str, Any], Cameras]:
-    """The config that a run was started with, and the views that it was trained on.
-
-    Raises:
-        ValueError: the folder is not a run's.
-    """
-    path = workdir / CONFIG_FILE
-    if not path.is_file():
-        raise ValueError(f"{workdir} has no {CONFIG_FILE}: it is not a workdir of run_train.py")
-    kept = json.loads(path.read_text("utf-8"))
-    return check_config(kept["config"]), tuple((name, view) for name, view in kept["cameras"])
 
 
 def inputs(

@@ -7,6 +7,7 @@ where an error of kind 2 came from.
 
 import contextlib
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -36,20 +37,38 @@ def user_errors() -> Iterator[None]:
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
-    """`app.run`'s flags parser: errors are one line, and name the nearest valid config key."""
+    """`app.run`'s flags parser: errors are one line, and name the nearest valid config key.
+
+    `--config.KEY=None` takes the value away from a key of any type, which ml_collections cannot.
+    """
+    none = [arg for arg in argv if re.fullmatch(r"--config\.[\w.]+=None", arg)]
     try:
-        rest = flags.FLAGS(list(argv))
-    except (
-        AttributeError,
-        KeyError,
-    ) as error:  # raised by ml_collections for a key it does not know
-        words = str(error).replace("\\n", ". ").translate(str.maketrans("", "", "\\'\""))
-        fail(f"unknown config key {words}")
+        rest = flags.FLAGS([arg for arg in argv if arg not in none])
+        for arg in none:
+            _set_none(flags.FLAGS["config"].value, arg.removeprefix("--config.").split("=")[0])
+    except (AttributeError, KeyError, TypeError) as error:  # from ml_collections: an unknown key
+        fail(_unknown_key(argv, str(error)))
     except (flags.Error, OSError, ValueError) as error:
         fail(" ".join(str(error).split()))
     except SystemExit:  # --help has printed its text
         sys.exit(0)
     return rest
+
+
+def _set_none(config: Any, path: str) -> None:
+    *sections, key = path.split(".")
+    for name in sections:
+        config = config[name]
+    with config.ignore_type():
+        config[key] = None
+
+
+def _unknown_key(argv: Sequence[str], error: str) -> str:
+    """What to say of ml_collections' error, whose first word is the key."""
+    key, near = re.findall(r"\w+", error)[0], re.search(r'Did you mean "(\w+)"', error)
+    flag = next((arg for arg in argv if key in re.split(r"[.=]", arg)), key).split("=")[0]
+    hint = f"did you mean {near[1]}?" if near else "the experiment's file does not list it"
+    return f"unknown config key {flag}; {hint}"
 
 
 def no_arguments(argv: Sequence[str]) -> None:

@@ -180,7 +180,9 @@ def batch_rows(mesh: Mesh, batch: int) -> list[int]:
             f"data x fsdp in {[n for n in range(1, batch + 1) if batch % n == 0]}"
         )
     placed = NamedSharding(mesh, P(BATCH)).addressable_devices_indices_map((batch,))
-    return sorted({r for (rows,) in placed.values() for r in range(*rows.indices(batch))})
+    return sorted(
+        {r for index in placed.values() if index for r in range(*index[0].indices(batch))}
+    )
 
 
 def put_rows(rows: Sequence[int], local: np.ndarray, batch: int, mesh: Mesh) -> jax.Array:
@@ -193,7 +195,7 @@ def put_rows(rows: Sequence[int], local: np.ndarray, batch: int, mesh: Mesh) -> 
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     placed = NamedSharding(mesh, P(BATCH) if batch % ways == 0 else P())
 
-    def shard(index: tuple[slice, ...]) -> np.ndarray:
+    def shard(index: Any) -> np.ndarray:
         return local[[where[r] for r in range(*index[0].indices(batch))]]
 
     return jax.make_array_from_callback((batch, *local.shape[1:]), placed, shard)

@@ -197,40 +197,53 @@ def test_a_full_disk_keeps_the_previous_checkpoint(halfway, tmp_path):
 # ---- Bad input.
 
 BAD = {
-    "unknown key": (["--config.modle.width=8"], ["modle", "Did you mean model"]),
-    "unknown key in a section": (["--config.data.num_frame=5"], ["num_frame", "num_frames"]),
-    "value of another type": (["--config.steps=many"], ["steps", "many"]),
-    "no steps": (["--config.steps=0"], ["config.steps=0", "at least 1"]),
-    "a word": (["train"], ["unexpected argument 'train'"]),
-    "mesh": (["--config.mesh.data=3"], ["'data': 3", "needs 3 devices", "there are 1"]),
+    "unknown section": (dict(modle__width=8), ["--config.modle.width; did you mean model?"]),
+    "unknown key": (dict(data__num_frame=5), ["--config.data.num_frame; did you mean num_frames?"]),
+    "unlisted key": (dict(model__patch=4), ["--config.model.patch; the experiment's file does not"]),
+    "unknown key, None": (dict(data__strid=None), ["--config.data.strid; did you mean stride?"]),
+    "value of another type": (dict(steps="many"), ["steps", "many"]),
+    "no steps": (dict(steps=0), ["config.steps=0", "at least 1"]),
+    "mesh": (dict(mesh__data=3), ["'data': 3", "needs 3 devices", "there are 1"]),
     "batch": (
-        ["--config.mesh.data=4", "--config.mesh.fsdp=2"],
+        dict(mesh__data=4, mesh__fsdp=2),
         ["batch of 4", "data x fsdp = 8", "multiples of 8", "[1, 2, 4]"],
     ),
     "context": (
-        ["--config.mesh.data=1", "--config.mesh.context=8"],
+        dict(mesh__data=1, mesh__context=8),
         ["context=8", "2 latent frames", "2 patch rows", "[1, 2]"],
     ),
-    "zero frames": (["--config.data.num_frames=0"], ["num_frames=0"]),
-    "frames": (["--config.data.num_frames=6"], ["num_frames=6", "1 + 4 k", "[5, 9, 13"]),
-    "size": (["--config.data.size=(32,40)"], ["size=(32, 40)", "multiples of 16", "(32, 32)"]),
-    "trainable": (["--config.trainable=contrl/.*"], ["'contrl/.*'", "no parameter", "control"]),
-    "trainable is no regex": (["--config.trainable=(("], ["'(('", "not a regex"]),
-    "base": (["--config.model.base=predict25"], ["'predict25'", "did you mean 'predict25_2b'"]),
-    "text": (["--config.text.width=8"], ["config.text.width=8", "takes text of 16"]),
-    "part": (["--config.codec.kind=dct"], ["config.codec.kind='dct'", "package.module:name"]),
-    "schedule": (["--config.steps=101"], ["101 training steps", "cycle_length=100"]),
-    "control": (["--config.data.control=None"], ["config.data.control", "control branch"]),
-    "cameras": (["--config.data.cameras=front"], ["'front'", "camera_000"]),
-    "validation clips": (["--config.validation.clips=3"], ["3 validation clips", "batch_size=4"]),
-    "too many clips": (["--config.validation.clips=8"], ["8 clips are wanted", "holds 4"]),
-    "preview clips": (["--config.preview.clips=5"], ["config.preview.clips=5", "1..4"]),
-    "given frames": (["--config.sample.num_conditional_frames=3"], ["frames=3", "0, 1, 5"]),
-    "too many given frames": (["--config.sample.num_conditional_frames=9"], ["=9", "5 frames"]),
-    "wandb": (["--config.log.wandb=maybe"], ["config.log.wandb='maybe'", "offline"]),
-    "log": (["--config.log.every=0"], ["config.log.every=0", "at least 1"]),
-    "short videos": (["--config.data.num_frames=9"], ["too few frames: 8, and a clip needs 9"]),
-    "fps": (["--config.data.fps=4"], ["10 fps is not a multiple of data.fps=4"]),
+    "zero frames": (dict(data__num_frames=0), ["num_frames=0"]),
+    "frames": (dict(data__num_frames=6), ["num_frames=6", "1 + 4 k", "[5, 9, 13"]),
+    "size": (dict(data__size="(32,40)"), ["size=(32, 40)", "multiples of 16", "(32, 32)"]),
+    "one size": (dict(data__size="(32,)"), ["config.data.size=(32,)", "(rows, columns)"]),
+    "trainable": (dict(trainable="contrl/.*"), ["'contrl/.*'", "no parameter", "control"]),
+    "trainable is no regex": (dict(trainable="(("), ["'(('", "not a regex"]),
+    "base": (dict(model__base="predict25"), ["'predict25'", "did you mean 'predict25_2b'"]),
+    "text": (dict(text__width=8), ["config.text.width=8", "takes text of 16"]),
+    "part": (dict(codec__kind="dct"), ["config.codec.kind='dct'", "package.module:name"]),
+    "schedule": (dict(steps=101), ["101 training steps", "cycle_length=100"]),
+    "average": (dict(ema_rate=2), ["EMA rate 2.0", "(0, 0.288)"]),
+    "timestep": (dict(process__conditional_frame_timestep=5000), ["=5000.0", "0..1000"]),
+    "probabilities": (
+        dict(process__num_conditional_latents="(0.5,0.4)"),
+        ["{0: 0.5, 1: 0.4}", "sum to 1"],
+    ),
+    "counts": (
+        dict(process__num_conditional_latents="(0.25,0.25,0.25,0.25)"),
+        ["[0, 1, 2, 3]", "0..2"],
+    ),
+    "control": (dict(data__control=None), ["config.data.control", "control branch"]),
+    "cameras": (dict(data__cameras="front"), ["'front'", "camera_000"]),
+    "validation clips": (dict(validation__clips=3), ["3 validation clips", "batch_size=4"]),
+    "too many clips": (dict(validation__clips=8), ["8 clips are wanted", "holds 4"]),
+    "one pair": (dict(data__batch_size=1, validation__clips=1), ["standard error"]),
+    "preview clips": (dict(preview__clips=5), ["config.preview.clips=5", "1..4"]),
+    "given frames": (dict(sample__num_conditional_frames=3), ["frames=3", "0, 1, 5"]),
+    "too many given frames": (dict(sample__num_conditional_frames=9), ["=9", "5 frames"]),
+    "wandb": (dict(log__wandb="maybe"), ["config.log.wandb='maybe'", "offline"]),
+    "log": (dict(log__every=0), ["config.log.every=0", "at least 1"]),
+    "short videos": (dict(data__num_frames=9), ["too few frames: 8, and a clip needs 9"]),
+    "fps": (dict(data__fps=4), ["10 fps is not a multiple of data.fps=4"]),
 }
 DEVICES = {"batch": 8, "context": 8}
 LISTS = {"short videos", "fps"}  # the line, and one for each bad file
@@ -238,15 +251,12 @@ LISTS = {"short videos", "fps"}  # the line, and one for each bad file
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_told_in_one_line_and_leaves_nothing(case, tmp_path):
-    arguments, words = BAD[case]
-    workdir = tmp_path / "run"
-    root = [f"--config.data.root={commands.trained() / 'synthetic'}"]
+    changes, words = BAD[case]
+    workdir, root = tmp_path / "run", commands.trained() / "synthetic"
     error = commands.error_of(
         "run_train.py",
-        *commands.demo(),
-        *root,
+        *commands.demo(data__root=root, **changes),
         f"--workdir={workdir}",
-        *arguments,
         devices=DEVICES[case] if case in DEVICES else 1,
     )
     assert all(word in error for word in words), error
@@ -257,14 +267,14 @@ def test_bad_input_is_told_in_one_line_and_leaves_nothing(case, tmp_path):
 def test_what_is_missing_is_named(tmp_path):
     workdir = f"--workdir={tmp_path / 'run'}"
     assert "--workdir is missing" in commands.error_of("run_train.py", *commands.demo())
+    assert "argument 'train'" in commands.error_of("run_train.py", *commands.demo(), "train")
     assert "--config=experiments/NAME.py is missing" in commands.error_of("run_train.py", workdir)
     nowhere = commands.error_of("run_train.py", "--config=experiments/dmo.py", workdir)
     assert "experiments/dmo.py" in nowhere and "\n" not in nowhere
     empty = tmp_path / "empty"
     empty.mkdir()
     for root in (empty, tmp_path / "nowhere"):
-        arguments = [*commands.demo(), f"--config.data.root={root}", workdir]
-        error = commands.error_of("run_train.py", *arguments)
+        error = commands.error_of("run_train.py", *commands.demo(data__root=root), workdir)
         assert str(root) in error and "no videos; expected" in error and "\n" not in error
     assert os.listdir(tmp_path) == ["empty"] and not os.listdir(empty)
 
@@ -284,7 +294,7 @@ def test_a_bad_size_is_told_before_the_scene_is_rendered(tmp_path):
             ["params/blocks/mlp/down/kernel", "float32[2, 64, 32] there", "float32[2, 96, 32]"],
         ),
         (dict(trainable="control/.*"), ["params/blocks/", "absent in this run"]),
-        (dict(model__rope_ratios="(1.,3.,3.)"), ["model/network/rope_ratios", "0.33"]),
+        (dict(model__base="predict25_2b"), ["model/network/", " there and "]),
     ],
     ids=["shape", "trainable", "option"],
 )
