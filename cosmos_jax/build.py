@@ -345,7 +345,7 @@ class Sizes:
             fps=array(),
         )
 
-    def flops(self, views: int) -> float:
+    def flops(self, views: int) -> int | float:
         """Model FLOPs of one sample in one training step."""
         return flops.training_step(
             self.network,

@@ -21,22 +21,22 @@ class Count:
         attention: of queries with keys and of scores with values.
     """
 
-    products: float
-    attention: float
+    products: int | float
+    attention: int | float
 
     def __add__(self, other: "Count") -> "Count":
         return Count(self.products + other.products, self.attention + other.attention)
 
-    def times(self, n: float) -> "Count":
+    def times(self, n: int) -> "Count":
         """n of these."""
         return Count(self.products * n, self.attention * n)
 
     @property
-    def forward(self) -> float:
+    def forward(self) -> int | float:
         """FLOPs of the forward pass."""
         return self.products + self.attention
 
-    def step(self, trained: bool) -> float:
+    def step(self, trained: bool) -> int | float:
         """FLOPs of a training step: forward, gradient of inputs and, if `trained`, of weights."""
         return self.products * (3 if trained else 2) + 3 * self.attention
 
@@ -96,7 +96,7 @@ def training_step(
     text_tokens: int,
     trunk_trained: bool,
     control_trained: bool,
-) -> float:
+) -> int | float:
     """Model FLOPs of one training step on one sample."""
     trunk, control = dit(config, shape, text_tokens)
     return trunk.step(trunk_trained) + control.step(control_trained)

@@ -150,6 +150,6 @@ def _scorer(trainer: Trainer, total: int) -> Callable[[TrainState, Batch, Array]
         losses, _ = trainer.loss_given(
             state.params, state, batch, none_given, batch.text, epsilon, normal
         )
-        return jax.lax.with_sharding_constraint(losses, sharding.P())
+        return sharding.gather(losses)
 
     return score

@@ -30,16 +30,16 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict(
         {
             "base": "transfer25_2b_auto_multiview",
-            "width": 256,
+            "width": 192,
             "blocks": 4,
             "heads": 2,
-            "mlp_width": 512,
+            "mlp_width": 384,
             "modulation_rank": 32,
             "text_width": 64,
             "text_features": 64,
             "control_blocks": (0, 2),
             "control_channels": 16,
-            "hint_widths": (256,),
+            "hint_widths": (192,),
         }
     )
     config.codec = ConfigDict({"kind": "cosmos_jax.models.dct_codec:DCTCodec"})

@@ -1,13 +1,17 @@
 """Every test sees eight simulated CPU devices, whatever the machine has."""
 
+import importlib.metadata
 import importlib.util
 import os
 
 # Read when jax is imported and when its backend starts; processes that tests start inherit both.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-)
+# Tests compile much and run little, so the compiler is told to hurry. XLA since jaxlib 0.11 has
+# dropped the last flag, and stops at flags that it does not know.
+FLAGS = ["--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"]
+if importlib.metadata.version("jaxlib").startswith("0.10."):
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
+os.environ["XLA_FLAGS"] = " ".join(FLAGS)
 
 import pytest
 from absl import flags

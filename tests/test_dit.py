@@ -19,9 +19,6 @@ from cosmos_jax.models.dit import DiT, DiTConfig, control_from_trunk
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 NETS = ["net_lvg", "net_mv", "net_control", "net_cross_control"]
-# Most of these programs run once: what compiles fastest is fastest.
-FAST = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
-jit = functools.partial(jax.jit, compiler_options=FAST)
 
 
 def by_view(x, views):
@@ -95,7 +92,7 @@ def evaluated(name):
         )
         return 10 * jnp.mean(out * g.weight), (out, state["intermediates"])
 
-    step = jit(jax.value_and_grad(loss, has_aux=True))
+    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
     (value, (out, seen)), grads = step(variables["params"], inputs)
     grads = rules.to_reference(g.table, {"params": grads, "constants": variables["constants"]})
     return value, out, seen, grads
@@ -167,7 +164,7 @@ def test_bfloat16_is_as_near_as_the_reference(name):
         rms = file[f"{name}/rms_diff_vs_fp32"]
     copy = jax.tree.map(lambda x: x.astype(jnp.bfloat16), g.variables)
     net = DiT(dataclasses.replace(g.config, dtype="bfloat16"))
-    out = jit(lambda variables: net.apply(variables, **g.inputs()))(copy)
+    out = jax.jit(lambda variables: net.apply(variables, **g.inputs()))(copy)
     assert out.dtype == jnp.float32
     assert np.sqrt(np.mean(np.square(out - wanted))) <= 1.6 * rms
 
@@ -246,7 +243,7 @@ def _random_variables(config):
 
 @functools.cache
 def compiled(config):
-    return jit(DiT(config).apply)
+    return jax.jit(DiT(config).apply)
 
 
 def forward(config, inputs, variables=None):
@@ -347,7 +344,7 @@ def test_rope_ranges_are_read_from_the_constants():
 
 def test_new_weights_follow_the_published_initialisation():
     inputs = random_inputs(JOINT)
-    params = jit(DiT(JOINT).init)(jax.random.key(0), **inputs)["params"]
+    params = jax.jit(DiT(JOINT).init)(jax.random.key(0), **inputs)["params"]
     flat = traverse_util.flatten_dict(params, sep="/")
     for name in ("blocks/self_attn/k", "blocks/text_attn/v", "blocks/mlp/down", "time/out"):
         kernel = np.asarray(flat[f"{name}/kernel"])
@@ -451,7 +448,7 @@ def step(config, inputs, mesh=None):
         out = DiT(config).apply(variables | {"params": params}, **inputs)
         return jnp.sin(out).mean(), out
 
-    run = jit(jax.value_and_grad(loss, has_aux=True))
+    run = jax.jit(jax.value_and_grad(loss, has_aux=True))
     params = variables["params"]
     if mesh is None:
         (_, out), grads = run(params, inputs)

@@ -103,23 +103,22 @@ Files = tuple[str, list[video.VideoInfo], list[video.VideoInfo], tuple[str, ...]
 def _open(inputs: Inputs, layout: Layout, name: str, problems: list[str]) -> Files:
     """Name, control and RGB files, and captions of a clip; adds what is wrong to `problems`."""
 
-    def attempt(read: Callable[..., Any], *arguments: Any) -> Any:
+    def attempt(read: Callable[..., Any], *arguments: Any) -> list[Any]:
         try:
-            return read(*arguments)
+            return [read(*arguments)]
         except FileError as error:
             problems.append(f"\n  {error}")
+            return []
 
-    config, cameras = inputs.config, [camera for camera, _ in layout.cameras]
+    def probe(paths: Sequence[str]) -> list[video.VideoInfo]:
+        return [info for path in paths for info in attempt(_probe, inputs.config, path)]
+
+    cameras = [camera for camera, _ in layout.cameras]
     controls = [layout.control_video(c, name) for c in cameras] if layout.control else []
     videos = [layout.video(c, name) for c in cameras]
-    if controls and not inputs.needs_video:
-        videos = []
-    return (
-        name,
-        [attempt(_probe, config, path) for path in controls],
-        [attempt(_probe, config, path) for path in videos],
-        attempt(_captions, inputs, layout, name),
-    )
+    read_video = inputs.needs_video or not controls
+    captions = attempt(_captions, inputs, layout, name)
+    return name, probe(controls), probe(videos if read_video else []), (*captions, ())[0]
 
 
 def _probe(config: DataConfig, path: str) -> video.VideoInfo:
