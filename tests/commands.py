@@ -20,9 +20,11 @@ import tempfile
 from multiprocessing import forkserver
 from unittest import mock
 
+import jax
 import numpy as np
+import orbax.checkpoint as ocp
 
-from cosmos_jax import checkpoints
+from cosmos_jax import checkpoints, sharding
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
 CACHE = tempfile.mkdtemp(prefix="cosmos_jax-compiled-")
@@ -163,9 +165,12 @@ def arrays(workdir, step):
     folder = workdir / "checkpoints" / str(step)
     found = {}
     for item in checkpoints.MOVING:
-        tree = checkpoints._metadata(folder, item)
-        held = checkpoints._read(folder, {item: tree})
-        found |= {path: np.asarray(leaf) for path, leaf in checkpoints._leaves(held).items()}
+        with ocp.PyTreeCheckpointer() as reader:
+            shapes = reader.metadata(folder / item).item_metadata.tree
+            how = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes)
+            held = reader.restore(folder / item, restore_args=how)
+        pairs, _ = jax.tree_util.tree_flatten_with_path(held)
+        found |= {f"{item}/{sharding.path_name(path)}": leaf for path, leaf in pairs}
     assert len(found) > 50
     return found
 

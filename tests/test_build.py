@@ -161,7 +161,7 @@ def test_a_wrong_key_is_an_error_that_names_the_nearest():
         build.network(demo_values(model__mlp_widht=3))
     with pytest.raises(ValueError, match=r"config\.log\.q is not a setting; known keys: \['every'"):
         build.loop(demo_values(log__q=3), one_device())
-    with pytest.raises(ValueError, match=r"config\.mesh\.dat is .* did you mean config\.mesh\.data"):
+    with pytest.raises(ValueError, match=r"config\.mesh\.dat is .* config\.mesh\.data"):
         build.mesh(demo_values(mesh__dat=1))
 
 
@@ -232,7 +232,7 @@ def test_view_ids_must_lie_in_the_networks_table(tmp_path):
     found = build.data(values, build.trainer(values), tmp_path / "rendered")
     assert found.train.cameras == (("cam_high", 0), ("cam_left_wrist", 1), ("cam_right_wrist", 2))
     values = demo_values(**given, data__cameras=(("cam_high", 7),))
-    with pytest.raises(ValueError, match="cam_high has view id 7, and the network knows ids 0 to 6"):
+    with pytest.raises(ValueError, match=r"cam_high has view id 7, and .* knows ids 0 to 6"):
         build.data(values, build.trainer(values), tmp_path / "rendered")
 
 
@@ -301,7 +301,7 @@ def test_meshes_for_sampling():
     for text in ("data", "rows=2", "data=two", ""):
         with pytest.raises(ValueError, match=f"--mesh={text}: write it as data=2,context=4"):
             build_sample.sampling_mesh(values, trainer, text)
-    with pytest.raises(ValueError, match="needs 2 devices .* there are 8"):
+    with pytest.raises(ValueError, match=r"needs 2 devices .* there are 8"):
         build_sample.sampling_mesh(values, trainer, "data=2")
 
 

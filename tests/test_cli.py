@@ -7,9 +7,8 @@ import pytest
 
 from cosmos_jax import cli
 
-pytestmark = pytest.mark.core
 
-
+@pytest.mark.core
 @pytest.mark.parametrize("error", [ValueError("no, thanks"), FileNotFoundError(2, "gone", "x.mp4")])
 def test_errors_of_users_are_one_line_and_status_2(error, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["/somewhere/run_train.py"])
@@ -20,20 +19,23 @@ def test_errors_of_users_are_one_line_and_status_2(error, capsys, monkeypatch):
     assert said.err == f"run_train.py: error: {error}\n" and not said.out
 
 
+@pytest.mark.core
 def test_errors_of_ours_are_not_hidden():
     with pytest.raises(ZeroDivisionError), cli.user_errors():
         raise ZeroDivisionError
 
 
+@pytest.mark.core
 def test_the_place_of_an_error_is_told_when_asked_for(capsys, monkeypatch):
     monkeypatch.setenv("COSMOS_JAX_TRACEBACK", "1")
     with pytest.raises(SystemExit), cli.user_errors():
         raise ValueError("no, thanks")
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0].startswith("Traceback") and "test_cli.py" in lines[1]
-    assert lines[-1].endswith("error: no, thanks")
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback") and "test_cli.py" in said
+    assert said.splitlines()[-1].endswith("error: no, thanks")
 
 
+@pytest.mark.core
 def test_a_status_can_be_chosen(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.fail("the loss is nan", cli.STOPPED)
@@ -68,7 +70,7 @@ def test_the_benchmark_measures_a_step_of_a_config():
     [
         ([], "name one case: step"),
         (["stop"], "name one case: step"),
-        (["step"], "--views is missing"),
+        (["step"], "--views=N is missing"),
         (["step", "--views=2"], "--config=experiments/NAME.py is missing"),
         (["step", "--views=0"], "views"),
     ],

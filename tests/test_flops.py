@@ -82,7 +82,7 @@ def program(config, shape, text_tokens, of=lambda loss: loss):
 
 
 def left_out(config, shape):
-    """Products that are no model FLOPs: those of time and modulation, and of the choice of views."""
+    """Products that are no model FLOPs: time, modulation, and the choice of views."""
     d, rank, views = config.width, config.modulation_rank, shape[0]
     blocks = config.blocks + len(config.control_blocks)
     total = d * d + d * 3 * d + blocks * 3 * (d * rank + rank * 3 * d) + d * rank + rank * 2 * d

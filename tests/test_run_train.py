@@ -2,6 +2,7 @@
 
 import os
 import random
+import runpy
 import shutil
 import time
 
@@ -48,6 +49,7 @@ def copy_of(workdir, place):
 # ---- Training.
 
 
+@pytest.mark.core
 def test_a_run_logs_every_key_and_keeps_its_checkpoints():
     workdir = commands.trained()
     rows = commands.metrics(workdir)
@@ -108,6 +110,7 @@ def assert_same_run(workdir, steps=4):
         np.testing.assert_array_equal(have[name], array, name)
 
 
+@pytest.mark.core
 def test_two_steps_and_two_more_are_four_steps_bit_for_bit(halfway, tmp_path):
     workdir = copy_of(halfway, tmp_path)
     done = commands.run("run_train.py", *commands.demo(), f"--workdir={workdir}")
@@ -180,6 +183,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(halfway, tmp_path):
     for name, array in commands.arrays(workdir, 2).items():
         np.testing.assert_array_equal(array, before[name])
     assert list(commands.losses(workdir)) == [1, 2, 3]
+
+
+def test_a_stopped_run_says_what_is_kept():
+    stopped = runpy.run_path(str(commands.REPOSITORY / "run_train.py"))["stopped"]
+    assert "of step 5 is inf; stopped. No checkpoint was written yet. Lower" in stopped(
+        5, float("inf"), None
+    )
+    assert "step 4 is kept; delete it if it gives this loss again. Lower" in stopped(5, 0.0, 4)
+    assert "step 3 is kept. Lower" in stopped(5, 0.0, 3)
 
 
 def test_a_full_disk_keeps_the_previous_checkpoint(halfway, tmp_path):
@@ -261,7 +273,7 @@ def test_bad_input_is_told_in_one_line_and_leaves_nothing(case, tmp_path):
         "run_train.py",
         *commands.demo(data__root=root, **changes),
         f"--workdir={workdir}",
-        devices=DEVICES[case] if case in DEVICES else 1,
+        devices=DEVICES.get(case, 1),
     )
     assert all(word in error for word in words), error
     assert ("\n" in error) == (case in LISTS), error

@@ -1,4 +1,4 @@
-"""Validation: fixed pairs, whatever the batch and the mesh; the control gap says what control is worth."""
+"""Validation: the same pairs on any batch and mesh; the gap says what the control is worth."""
 
 import types
 
