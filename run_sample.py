@@ -2,11 +2,10 @@
 
     python run_sample.py --checkpoint=runs/demo --input=/path/to/clips --output=samples
 
-`--checkpoint` is a workdir of run_train.py (its newest checkpoint) or one checkpoint in it. For
-every
-clip NAME of the input folder the output folder gets NAME/CAMERA.mp4, NAME_grid.mp4 (all views),
-NAME_control.mp4 and NAME.json, which says how it was made. Settings that no flag names are those of
-the run (config.sample).
+`--checkpoint` is a workdir of run_train.py (its newest checkpoint) or one checkpoint in it.
+For every clip NAME of the input folder the output folder gets NAME/CAMERA.mp4, NAME_grid.mp4 (all
+views), NAME_control.mp4 and NAME.json, which says how it was made. Settings that no flag names are
+those of the run (config.sample).
 """
 
 import json
@@ -61,6 +60,7 @@ def sample(checkpoint: Path, folder: Path, output: Path) -> None:
     with cli.user_errors():
         path = checkpoints.locate(checkpoint)
         values, cameras = workdir.read_config(path.parent.parent)
+        values["attention"] = "auto"  # of this machine, not of the one that trained
         changes = {flag.name: flag.value for flag in SAMPLE_FLAGS if flag.value is not None}
         wanted = build_sample.inputs(
             values, cameras, folder, changes, CONTROL.value, FPS.value, PROMPT.value
@@ -72,6 +72,13 @@ def sample(checkpoint: Path, folder: Path, output: Path) -> None:
         jax.set_mesh(mesh)
         sizes = build.sizes(values, mesh, trainer)
         generator = build.generator(values, mesh, trainer, **changes)
+        negative = build_sample.negative_captions(
+            values, views, NEGATIVE_PROMPT.value, generator.config.guidance
+        )
+        if generator.config.seed + len(clips) > 2**32:
+            raise ValueError(f"--seed={generator.config.seed}: clip i takes seed + i, below 2^32")
+        if CONTROL_WEIGHT.value is not None and not sizes.network.control_blocks:
+            raise ValueError("--control_weight: the model has no control branch")
         if output.exists() and not output.is_dir():
             raise ValueError(f"{output} is not a folder")
         if not OVERWRITE.value and output.is_dir() and any(output.iterdir()):
@@ -87,11 +94,8 @@ def sample(checkpoint: Path, folder: Path, output: Path) -> None:
         with cli.user_errors():
             clip = read()
         seed, stack = generator.config.seed + i, pipeline.stack_clips([vars(clip)])
-        pixels = preview.sample_clips(
-            generator, encoder, variables, stack, seed, NEGATIVE_PROMPT.value
-        )
+        pixels = preview.sample_clips(generator, encoder, variables, stack, seed, negative)
         if jax.process_index() == 0:
-            videos.write_sample(output, clip.name, views, pixels[0], clip.control, float(clip.fps))
             about = {
                 "checkpoint": str(path),
                 "weights": WEIGHTS.value,
@@ -103,7 +107,10 @@ def sample(checkpoint: Path, folder: Path, output: Path) -> None:
                 "seed": seed,
                 "jax": jax.__version__,
             }
-            (output / f"{clip.name}.json").write_text(json.dumps(about, indent=1), "utf-8")
+            with cli.user_errors():
+                fps = float(clip.fps)
+                videos.write_sample(output, clip.name, views, pixels[0], clip.control, fps)
+                (output / f"{clip.name}.json").write_text(json.dumps(about, indent=1), "utf-8")
         print(f"{i + 1}/{len(clips)} {output / clip.name}_grid.mp4", flush=True)
 
 

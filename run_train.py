@@ -43,14 +43,19 @@ def train(config: Any, workdir: Path) -> None:
         trainer = build.trainer(values)
         loop = build.loop(values, mesh)
         sizes = build.sizes(values, mesh, trainer)
+        encoder = build.encoder(values, mesh)
+        build.sample_config(values)
         data = build.data(values, trainer, workdir / "synthetic")
         views = len(data.train.cameras)
         train_step = jax.jit(trainer.step, donate_argnums=0)
         jax.eval_shape(train_step, sizes.state, sizes.batch(loop.batch, views))
-        encoder = build.encoder(values, mesh)
-        held_out, others = read_clips(data, loop.validation, loop.rows)
+        validation = None
+        if loop.validation.every:
+            clips = read_clips(data, loop.validation, loop.rows)
+            noises = loop.validation.noises
+            validation = Validation(trainer, encoder, *clips, loop.rows, loop.batch, noises)
         preview = build.preview(values, mesh, trainer, encoder, data, workdir / "samples")
-        print(build.summary(values, mesh, data, sizes), flush=True)
+        print(workdirs.summary(values, mesh, data, sizes), flush=True)
         saver = checkpoints.Checkpoints(
             workdir / "checkpoints",
             sizes.model,
@@ -70,8 +75,6 @@ def train(config: Any, workdir: Path) -> None:
         if first >= loop.steps:
             print(f"nothing to do: step {first} of {loop.steps} is done", flush=True)
             return
-        stream = pipeline.train_iterator(data.train, trainer.seed, loop.rows, samples, data_state)
-        workdirs.keep_config(values, data.train.cameras, workdir)
         writer = metrics.MetricWriter(
             workdir,
             total_steps=loop.steps,
@@ -80,9 +83,8 @@ def train(config: Any, workdir: Path) -> None:
             project=loop.log.project,
             config=values,
         )
-    validation = Validation(
-        trainer, encoder, held_out, others, loop.rows, loop.batch, loop.validation.noises
-    )
+        workdirs.keep_config(values, data.train.cameras, data.train.caption_cameras, workdir)
+        stream = pipeline.train_iterator(data.train, trainer.seed, loop.rows, samples, data_state)
     watch = metrics.Stopwatch()
 
     try:
@@ -90,9 +92,9 @@ def train(config: Any, workdir: Path) -> None:
             # ---- Compile with the first batch.
             batch, position = encoder(next(stream), loop.rows, loop.batch), stream.state()
             step_function = train_step.lower(state, batch).compile()
-            if first == 0 and loop.validation.every:
-                writer.write(0, validation(state))
             writer.write(first, {"seconds_to_first_step": time.monotonic() - begun})
+            if first == 0 and validation is not None:
+                writer.write(0, validation(state))
 
             watch.take()
             since = first
@@ -126,8 +128,12 @@ def train(config: Any, workdir: Path) -> None:
                         mesh.size,
                     )
                     since = step
-                    writer.write(step, {**out, **speed, **metrics.memory()})
-                if loop.validation.every and (step % loop.validation.every == 0 or last):
+                    loader = {
+                        "loader_samples_per_second": stream.samples_per_second,
+                        "loader_wait_seconds": stream.wait_seconds,
+                    }
+                    writer.write(step, {**out, **speed, **loader, **metrics.memory()})
+                if validation is not None and (step % loop.validation.every == 0 or last):
                     with watch("evaluation"):
                         writer.write(step, validation(state))
                 if step % loop.checkpoint.every == 0 or last:
@@ -136,7 +142,7 @@ def train(config: Any, workdir: Path) -> None:
                 if last or (loop.preview.every and step % loop.preview.every == 0):
                     with watch("evaluation"):
                         print(f"sampled {preview(state, step)}", flush=True)
-    except (checkpoints.SaveError, video.FileError) as error:
+    except (checkpoints.SaveError, video.FileError, OSError) as error:
         cli.fail(error)
     finally:
         stream.close()

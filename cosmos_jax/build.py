@@ -99,6 +99,8 @@ def make(cls: type[T], section: Mapping[str, Any], where: str, **given: Any) -> 
     check_keys(section, fields, where)
     nothing = dataclasses.MISSING
     for name, field in fields.items():
+        if name in section and section[name] is None and "None" not in str(field.type):
+            raise ValueError(f"{where}.{name} must not be None")
         if name not in section and field.default is nothing and field.default_factory is nothing:
             raise ValueError(f"{where}.{name} is missing")
     return cls(**section, **given)
@@ -123,6 +125,8 @@ def check_config(config: Any) -> dict[str, Any]:
     check_keys(values, [*SECTIONS, *SETTINGS], "config")
     if missing := [name for name in [*SECTIONS, *SETTINGS] if name not in values]:
         raise ValueError(f"config.{missing[0]} is missing")
+    if unset := [name for name in SETTINGS if values[name] is None]:
+        raise ValueError(f"config.{unset[0]} must not be None")
     if values["steps"] < 1:
         raise ValueError(f"config.steps={values['steps']} must be at least 1")
     return values
@@ -238,6 +242,11 @@ class CheckpointConfig:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError(f"config.checkpoint.every={self.every} must be at least 1")
+        if self.keep_last < 1 or (self.keep_every is not None and self.keep_every < 1):
+            raise ValueError(
+                f"config.checkpoint.keep_last={self.keep_last} and .keep_every={self.keep_every} "
+                "must be at least 1 (keep_every may be None)"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -294,11 +303,17 @@ def loop(values: Mapping[str, Any], mesh: Mesh) -> Loop:
         ValueError: a batch that the mesh cannot split, or a setting out of range.
     """
     batch = values["data"]["batch_size"]
+    validation = make(ValidationConfig, values["validation"], "config.validation")
+    if validation.clips % batch:
+        raise ValueError(
+            f"config.validation.clips={validation.clips} must be a multiple of "
+            f"config.data.batch_size={batch}"
+        )
     return Loop(
         steps=values["steps"],
         batch=batch,
         rows=sharding.batch_rows(mesh, batch),
-        validation=make(ValidationConfig, values["validation"], "config.validation"),
+        validation=validation,
         checkpoint=make(CheckpointConfig, values["checkpoint"], "config.checkpoint"),
         preview=make(PreviewConfig, values["preview"], "config.preview"),
         log=make(LogConfig, values["log"], "config.log"),
@@ -497,21 +512,3 @@ def preview(
         return place
 
     return sample
-
-
-def summary(values: Mapping[str, Any], mesh: Mesh, data: pipeline.DataSet, sizes: Sizes) -> str:
-    """What is about to run, in a few lines: data, views, stand-ins, sizes."""
-    train_set, held_out, views = data.train, data.validation, len(data.train.cameras)
-    named = ", ".join(f"{camera or 'the view'}={view}" for camera, view in train_set.cameras)
-    lines = [
-        f"data     {train_set.config.root}: {len(train_set)} clips of {len(train_set.episodes)} "
-        f"episodes to train on, {len(held_out)} of {len(held_out.episodes)} held out",
-        f"views    {named} (camera=view id, in this order)",
-        f"codec    {codec(values)}",
-        f"text     {text_encoder(values).description}",
-        f"mesh     {dict(mesh.shape)} on {mesh.size} x {jax.devices()[0].device_kind}",
-        f"sample   latents {(views, *sizes.latents)} (v t h w c), {sizes.tokens(views)} tokens, "
-        f"{sizes.flops(views) / 1e12:.4g} TFLOP a training step",
-    ]
-    lines += [f"left out {file}: {reason}" for file, reason in data.skipped]
-    return "\n".join(lines)

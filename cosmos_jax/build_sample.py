@@ -1,6 +1,6 @@
 """What `run_sample.py` builds: the config of a finished run, changed by flags, to objects."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,23 @@ def inputs(
         raise ValueError("--prompt: the model was trained without captions (config.data.captions)")
     given = sample_config(values, **changes).num_conditional_frames
     return Inputs(config, cameras, prompt, needs_video=given > 0)
+
+
+def negative_captions(
+    values: Mapping[str, Any], views: Sequence[str], prompt: str | None, guidance: float
+) -> tuple[str, ...] | None:
+    """Captions of the unconditional branch: the negative prompt where a view is trained with text.
+
+    Raises:
+        ValueError: a negative prompt that no branch reads.
+    """
+    if prompt is None:
+        return None
+    if guidance == 0:
+        raise ValueError("--negative_prompt has no meaning with --guidance=0; set a guidance")
+    data = values["data"]
+    speaks = {view: data["captions"] == "each" or view == data["caption_camera"] for view in views}
+    return tuple(prompt if speaks[view] else "" for view in views)
 
 
 def sampling_mesh(values: Mapping[str, Any], trainer: Trainer, text: str | None) -> Mesh:

@@ -169,6 +169,8 @@ class Checkpoints:
         finally:
             self._worker.shutdown()
             self._checkpointer.close()
+            if jax.process_index() == 0:  # threads of a failed save may have written on until here
+                _sweep(self._directory)
 
     def restore(self, abstract: TrainState) -> tuple[TrainState, Record]:
         """Reads the newest checkpoint onto the devices, bit for bit as it was saved.
@@ -315,7 +317,7 @@ def restore_weights(
     item = "ema" if ema else "params"
     if not (path / item).is_dir():
         raise ValueError(
-            f"{path} holds no {item}: the run kept no EMA; ask for the masters instead"
+            f"{path} holds no {item}: the run kept no EMA; sample from the regular weights instead"
         )
     still_path = _frozen_path(path, record)
     names, flat = _leaves(_metadata(path, item)), traverse_util.flatten_dict(params, sep="/")

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 
 BAD_INPUT = 2
 STOPPED = 3
@@ -97,4 +97,5 @@ def read_config(flag: Any) -> Any:
 
 def run(main: Callable[[Any], Any]) -> None:
     """`absl.app.run` with this module's way with errors."""
+    logging.set_verbosity(logging.WARNING)  # jax tells which backends it did not find
     app.run(main, flags_parser=parse_flags)

@@ -11,15 +11,15 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, UInt8
 
 from cosmos_jax import sharding
-from cosmos_jax.types import Batch, Clip, Params
+from cosmos_jax.types import Batch, Clip, Params, round_to
 
 
 def pixels_to_latents(
     codec: Any, params: Params, pixels: UInt8[Array, "b v f y x 3"], dtype: Any
 ) -> Float[Array, "b v t h w c"]:
     """0..255 to [-1, 1] in `dtype`, then through the codec, each view alone; float32 latents."""
-    scaled = pixels.astype(dtype) / jnp.asarray(127.5, dtype) - jnp.asarray(1, dtype)
-    latents = codec.encode(params, scaled).astype(jnp.float32)
+    scaled = round_to(pixels.astype(jnp.float32) / 127.5, dtype) - 1
+    latents = codec.encode(params, scaled.astype(dtype)).astype(jnp.float32)
     return sharding.constrain(latents, "b v t h w c")
 
 

@@ -141,9 +141,9 @@ class MetricWriter:
         if jax.process_index() == 0:
             workdir = pathlib.Path(workdir)
             workdir.mkdir(parents=True, exist_ok=True)
-            drop_lines_after(workdir / FILE, resumed_step)
             if wandb != "disabled":
                 self._run = _start_wandb(workdir, wandb, project, config, resumed_step is not None)
+            drop_lines_after(workdir / FILE, resumed_step)
             self._file = open(workdir / FILE, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
 
     def __enter__(self) -> "MetricWriter":
@@ -166,7 +166,8 @@ class MetricWriter:
     def close(self) -> None:
         """Closes the file, and waits for W&B."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # every line was flushed, or its error raised
+                self._file.close()
         if self._run is not None:
             self._run.finish()
 

@@ -53,7 +53,7 @@ def sample_clips(
     variables: Any,
     clips: Clip,
     seed: int,
-    negative_prompt: str | None = None,
+    negative: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Samples a stack of clips, all of which every process holds.
 
@@ -63,8 +63,7 @@ def sample_clips(
         variables: the network's.
         clips: control, text and given frames.
         seed: of the noise of the first clip; the next takes seed + 1.
-        negative_prompt: text of the unconditional branch in the caption cameras' slots; None:
-        zeros.
+        negative: captions of the unconditional branch, one a view; None: zeros, not text.
 
     Returns:
         uint8 `[b v f y x 3]`.
@@ -72,9 +71,8 @@ def sample_clips(
     rows = range(len(clips.video))
     batch = encoder(clips, rows, len(rows))
     uncond = jnp.zeros_like(batch.text)
-    if negative_prompt is not None:
-        words = [[negative_prompt if c else "" for c in views] for views in clips.captions]
-        uncond = jnp.asarray(encoder.embed(words), uncond.dtype)
+    if negative is not None:
+        uncond = jnp.asarray(encoder.embed([negative] * len(rows)), uncond.dtype)
     latents = generator.latents(variables, batch, uncond, seed)
     return generator.pixels(encoder.params, latents)
 

@@ -36,15 +36,13 @@ class Clip:
     Attributes:
         video: uint8 `[v f y x 3]`, RGB.
         control: uint8 of the same shape, or None where the data set is read without control.
-        captions: one string a view; "" where a view has no text of its own. A stack holds a tuple
-        of
-            such tuples.
+        captions: one string a view; "" where a view has no text of its own. A stack
+            holds a tuple of such tuples.
         view_ids: int32 `[v]`, the row of the model's view table that each view takes.
         fps: frames per second after striding.
-        index: the global sample index: the position in the endless shuffled stream of samples that
-        a
-            run consumes. All randomness of training is derived from it, never from a worker or
-            host.
+        index: the global sample index: the position in the endless shuffled stream of samples
+            that a run consumes. All randomness of training is derived from it, never from a worker
+            or host.
         name: episode and first frame, for messages.
     """
 
@@ -63,7 +61,8 @@ class Batch(flax.struct.PyTreeNode):
     Attributes:
         latents: normalised video latents `[b v t h w c]`.
         control: control latents `[b v t h w c]` (several modalities are concatenated in c), or
-        None. text: text embeddings `[b v s e]`, before the network's own projection.
+            None.
+        text: text embeddings `[b v s e]`, before the network's own projection.
         view_ids: int32 `[b v]`.
         index: int32 `[b]`, global sample indices (see `Clip.index`).
         fps: float32 `[b]`.

@@ -54,7 +54,7 @@ def read_clips(
     clips, half of them further on.
 
     Raises:
-        ValueError: see `pipeline.validation_iterator`.
+        ValueError: see `pipeline.validation_iterator`; or no other clip is there.
     """
 
     def read(clips: pipeline.Clips) -> list[Clip]:
@@ -70,13 +70,12 @@ def read_clips(
     if data.train.episodes != data.validation.episodes:
         return clips, read(data.train)
     half = len(clips) // 2
-    return clips, [*clips[half:], *clips[:half]] if half else [_turned(clips[0])]
-
-
-def _turned(clip: Clip) -> Clip:
-    """A stack whose samples carry the control of another one of the stack."""
-    assert clip.control is not None
-    return dataclasses.replace(clip, control=np.roll(clip.control, 1, axis=0))
+    if not half:
+        raise ValueError(
+            f"config.validation.clips={config.clips} must be at least two batches where the same "
+            "episodes serve to train and to validate: the control gap swaps clips"
+        )
+    return clips, [*clips[half:], *clips[:half]]
 
 
 class Validation:

@@ -47,7 +47,7 @@ def write_sample(
     """Writes NAME/CAMERA.mp4 for each view, NAME_grid.mp4 and, with control, NAME_control.mp4."""
     paths = []
     for camera, frames in zip(cameras, views, strict=True):
-        paths.append(folder / name / f"{camera}.mp4")
+        paths.append(folder / name / f"{camera or 'view'}.mp4")
         video.write_video(paths[-1], frames, fps)
     paths.append(folder / f"{name}_grid.mp4")
     video.write_video(paths[-1], grid(views), fps)

@@ -23,7 +23,13 @@ def get_config() -> ConfigDict:
     config.model = ConfigDict()
     # "package.module:class"; the other keys are the fields of that class.
     config.codec = ConfigDict(
-        {"kind": "cosmos_jax.models.wan_vae:WanVAE", "weights": placeholder(str)}
+        {
+            "kind": "cosmos_jax.models.wan_vae:WanVAE",
+            "weights": placeholder(str),
+            "dtype": "bfloat16",
+            "encode_chunk": 2,  # latent frames at a time: memory, never numbers
+            "decode_chunk": 1,
+        }
     )
     config.text = ConfigDict(
         {

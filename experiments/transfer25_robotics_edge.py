@@ -8,11 +8,9 @@ docs/performance.md.
 
 Sources: optimiser, schedule, clipping, EMA, dropout and conditioning probabilities are those of the
 PyTorch project's `robotics_multiview_edge_posttrain` (cosmos-transfer2.5); 29 frames is what its
-code
-trains, where its guide says 93. Where we differ: frames are resized to cover 480x832 and cropped
-(the
-code pads a 432x749 picture with mirrored bars to 432x768), and samples are shuffled (the code reads
-consecutive windows in order).
+code trains, where its guide says 93. Where we differ: frames are resized to cover 480x832 and
+cropped (the code pads a 432x749 picture with mirrored bars to 432x768), and samples are shuffled
+(the code reads consecutive windows in order).
 """
 
 from ml_collections import ConfigDict

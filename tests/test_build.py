@@ -281,10 +281,11 @@ def test_sizes_that_do_not_fit(frames, size, match):
 
 def test_a_kept_config_is_read_back(tmp_path, capsys):
     values, cameras = demo_values(), (("left", 3), ("right", 0))
-    workdir.keep_config(values, cameras, tmp_path / "run")
-    assert workdir.read_config(tmp_path / "run") == (values, cameras)
+    workdir.keep_config(values, cameras, ("left",), tmp_path / "run")
+    heard = values | {"data": values["data"] | {"caption_camera": "left"}}
+    assert workdir.read_config(tmp_path / "run") == (heard, cameras)
     assert capsys.readouterr().out == ""
-    workdir.keep_config(demo_values(steps=7, seed=1), cameras, tmp_path / "run")
+    workdir.keep_config(demo_values(steps=7, seed=1), cameras, ("left",), tmp_path / "run")
     said = capsys.readouterr().out
     assert said == "config.seed: 0 before, 1 now\nconfig.steps: 100 before, 7 now\n"
     assert [path.name for path in (tmp_path / "run").iterdir()] == [workdir.CONFIG_FILE]

@@ -55,12 +55,10 @@ def test_views_are_those_that_have_files_in_the_models_order(root):
     clip = read(root, limit=1, cameras=order)[0]
     assert clip.view_ids.tolist() == [5, 2]
     np.testing.assert_array_equal(clip.control[:, 0, 0, 0, 2], [150, 90])
-    # The caption camera is not sampled: no caption, or the prompt for the first view.
+    # The caption camera is not sampled: no caption, and no slot for a prompt.
     assert clip.captions == ("", "")
-    assert read(root, cameras=order, prompt="Hello", caption_camera="cam_high")[0].captions == (
-        "Hello",
-        "",
-    )
+    with pytest.raises(ValueError, match=r"--prompt: .* camera cam_high, which is not among"):
+        read(root, cameras=order, prompt="Hello", caption_camera="cam_high")
 
 
 def test_limit_takes_the_first_clips_only(root):

@@ -250,7 +250,7 @@ BAD = {
     ),
     "control": (dict(data__control=None), ["config.data.control", "control branch"]),
     "cameras": (dict(data__cameras="front"), ["'front'", "camera_000"]),
-    "validation clips": (dict(validation__clips=3), ["3 validation clips", "batch_size=4"]),
+    "validation clips": (dict(validation__clips=3), ["config.validation.clips=3", "batch_size=4"]),
     "too many clips": (dict(validation__clips=8), ["8 clips are wanted", "holds 4"]),
     "one pair": (dict(data__batch_size=1, validation__clips=1), ["standard error"]),
     "preview clips": (dict(preview__clips=5), ["config.preview.clips=5", "1..4"]),

@@ -68,8 +68,10 @@ def find_views(inputs: Inputs) -> Cameras:
         ValueError: no view has files, or files are of a camera that the model does not know.
     """
     folder, _ = _folder(inputs)
-    found = {p.name for p in folder.glob("*") if p.is_dir() and any(p.glob("*.mp4"))}
-    found |= {""} if any(folder.glob("*.mp4")) else set()  # one view, without a folder of its own
+    found = {p.name for p in folder.glob("*") if p.is_dir() and any(p.glob("[!.]*.mp4"))}
+    found |= (
+        {""} if any(folder.glob("[!.]*.mp4")) else set()
+    )  # one view, without a folder of its own
     known = [camera for camera, _ in inputs.cameras]
     if strange := sorted(found - set(known)):
         raise ValueError(f"{folder / strange[0]}: the model knows no such camera, only {known}")
@@ -89,7 +91,7 @@ def open_inputs(inputs: Inputs, limit: int | None) -> list[Callable[[], Clip]]:
     folder, control = _folder(inputs)
     views = find_views(inputs)
     layout = Layout(inputs.root, views, control)
-    names = sorted({p.stem for camera, _ in views for p in (folder / camera).glob("*.mp4")})
+    names = sorted({p.stem for camera, _ in views for p in (folder / camera).glob("[!.]*.mp4")})
     problems: list[str] = []
     opened = [_open(inputs, layout, name, problems) for name in names[:limit]]
     if problems:
@@ -142,7 +144,13 @@ def _captions(inputs: Inputs, layout: Layout, name: str) -> tuple[str, ...]:
     speakers: Sequence[str] = cameras if config.captions == "each" else []
     if config.captions == "front":
         there = [c for c in cameras if any((layout.root / k / c).is_dir() for k in _WORDS)]
-        speakers = ([c for c in cameras if c == config.caption_camera] or there or cameras)[:1]
+        heard = config.caption_camera or (there or cameras)[0]
+        speakers = [c for c in cameras if c == heard]
+        if inputs.prompt is not None and not speakers:
+            raise ValueError(
+                f"--prompt: the model takes the words of camera {heard}, which is not among the "
+                f"views {cameras} of {layout.root}"
+            )
     texts = dict.fromkeys(cameras, "")
     for camera in speakers:
         if inputs.prompt is not None:

@@ -12,6 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import grain
@@ -54,6 +55,12 @@ class Clips:
         """Number of frames at which a clip can start."""
         info = episode.videos[0]
         return info.frames - self.config.frames_needed(info) + 1
+
+    @property
+    def caption_cameras(self) -> tuple[str, ...]:
+        """The cameras whose captions are read."""
+        layout = layouts.Layout(Path(self.config.root), self.cameras, self.config.control)
+        return layouts.caption_cameras(layout, self.config)
 
     def __len__(self) -> int:
         return int(self._ends[-1])

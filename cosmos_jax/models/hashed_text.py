@@ -17,7 +17,7 @@ POSITION = 0.3
 """Weight of the position's vector against the word's."""
 
 
-@functools.lru_cache(maxsize=65536)
+@functools.lru_cache(maxsize=2048)
 def _vector(name: str, width: int) -> np.ndarray:
     """Standard normal numbers that depend on the name alone."""
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:16], "little")
