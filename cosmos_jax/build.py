@@ -233,7 +233,10 @@ def trainer(values: Mapping[str, Any]) -> Trainer:
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
-    """When to save, and what stays (`checkpoints.Checkpoints`)."""
+    """When to save, and what stays (`checkpoints.Checkpoints`).
+
+    Two stay at least: the weights of the newest may be those that give the first NaN loss.
+    """
 
     every: int
     keep_last: int
@@ -242,10 +245,10 @@ class CheckpointConfig:
     def __post_init__(self) -> None:
         if self.every < 1:
             raise ValueError(f"config.checkpoint.every={self.every} must be at least 1")
-        if self.keep_last < 1 or (self.keep_every is not None and self.keep_every < 1):
+        if self.keep_last < 2 or (self.keep_every is not None and self.keep_every < 1):
             raise ValueError(
-                f"config.checkpoint.keep_last={self.keep_last} and .keep_every={self.keep_every} "
-                "must be at least 1 (keep_every may be None)"
+                f"config.checkpoint.keep_last={self.keep_last} must be at least 2 and "
+                f".keep_every={self.keep_every} at least 1, or None"
             )
 
 

@@ -204,6 +204,9 @@ def test_a_full_disk_keeps_the_previous_checkpoint(halfway, tmp_path):
     assert error.startswith("run_train.py: error: the checkpoint of step 4 could not be written to")
     assert "that of step 2 is complete" in error
     assert checkpoints.complete_steps(workdir / "checkpoints") == [2]
+    # With room again, the same command finishes the run and clears what was left.
+    commands.run("run_train.py", *commands.demo(), f"--workdir={workdir}")
+    assert_same_run(workdir)
     assert not list((workdir / "checkpoints").glob(f"*{checkpoints.TMP}*"))
 
 
@@ -253,6 +256,7 @@ BAD = {
     "validation clips": (dict(validation__clips=3), ["config.validation.clips=3", "batch_size=4"]),
     "too many clips": (dict(validation__clips=8), ["8 clips are wanted", "holds 4"]),
     "one pair": (dict(data__batch_size=1, validation__clips=1), ["standard error"]),
+    "checkpoints": (dict(checkpoint__keep_last=1), ["config.checkpoint.keep_last=1", "at least 2"]),
     "preview clips": (dict(preview__clips=5), ["config.preview.clips=5", "1..4"]),
     "given frames": (dict(sample__num_conditional_frames=3), ["frames=3", "0, 1, 5"]),
     "too many given frames": (dict(sample__num_conditional_frames=9), ["=9", "5 frames"]),
