@@ -8,12 +8,7 @@ import jax
 from jax.sharding import Mesh
 
 from cosmos_jax import sharding
-from cosmos_jax.build import (
-    codec,
-    latent_shape,
-    make,
-    sample_config,
-)
+from cosmos_jax.build import codec, latent_shape, make, sample_config
 from cosmos_jax.data.inputs import Inputs
 from cosmos_jax.data.layouts import Cameras, DataConfig
 from cosmos_jax.train import Trainer

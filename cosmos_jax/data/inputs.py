@@ -69,9 +69,8 @@ def find_views(inputs: Inputs) -> Cameras:
     """
     folder, _ = _folder(inputs)
     found = {p.name for p in folder.glob("*") if p.is_dir() and any(p.glob("[!.]*.mp4"))}
-    found |= (
-        {""} if any(folder.glob("[!.]*.mp4")) else set()
-    )  # one view, without a folder of its own
+    if any(folder.glob("[!.]*.mp4")):
+        found.add("")  # one view, without a folder of its own
     known = [camera for camera, _ in inputs.cameras]
     if strange := sorted(found - set(known)):
         raise ValueError(f"{folder / strange[0]}: the model knows no such camera, only {known}")

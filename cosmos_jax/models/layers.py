@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cosmos_jax import sharding
+from cosmos_jax.types import round_to
 
 Initializer = Callable[..., Any]
 
@@ -55,18 +56,10 @@ def uniform(bound: float) -> Initializer:
 def weight(
     module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...], dtypes: Dtypes
 ) -> Array:
-    """A parameter of a module, rounded to the compute dtype.
-
-    XLA may drop a cast to bfloat16 that is followed by a cast back; it keeps `reduce_precision`.
-    """
-    value, dtype = (
-        module.param(name, init, shape, jnp.dtype(dtypes.param)),
-        jnp.dtype(dtypes.compute),
-    )
-    if value.dtype == dtype:
-        return value
-    target = jnp.finfo(dtype)
-    return jax.lax.reduce_precision(value, target.nexp, target.nmant).astype(dtype)
+    """A parameter of a module, rounded to the compute dtype."""
+    value = module.param(name, init, shape, jnp.dtype(dtypes.param))
+    dtype = jnp.dtype(dtypes.compute)
+    return value if value.dtype == dtype else round_to(value, dtype).astype(dtype)
 
 
 class Linear(nn.Module):
