@@ -1,4 +1,7 @@
-"""Applies a table of weight names in both directions, on numpy arrays, one array at a time.
+"""Applies a table of weight names in both directions, one array at a time.
+
+Arrays are `Stored`: known by shape and dtype, and read when asked for, so that a model is converted
+from file to file with one array in memory.
 
 A table is a sequence of rows. Every tensor of the reference model must be named by exactly one row
 and every array of ours by exactly one row: a tensor that no row names is an error, never a warning.
@@ -14,14 +17,17 @@ The first part of our path is the collection: `params` (trained) or `constants` 
 
 import dataclasses
 import fnmatch
+import functools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import einops
 import numpy as np
 from flax import traverse_util
+
+from converters.stored import Stored, in_memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,63 +171,83 @@ def _file_problems(
     leaves: Sequence[_Leaf],
     table: Table,
     wanted: Mapping[str, tuple[int, ...]],
-    given: Mapping[str, Sequence[int]],
+    given: Mapping[str, Stored],
 ) -> list[str]:
     known = [key for leaf in leaves for key in leaf.keys]
-    named = set(known)
-    dropped = [k for row in table if isinstance(row, Ignored) for k in _alternatives(row.reference)]
+    unnamed = given.keys() - set(known) - set(ignored(table, given))
     problems = [f"{key}: missing" for key in known if key not in given]
-    for key, shape in given.items():
-        if key in wanted and tuple(shape) != wanted[key]:
-            problems.append(f"{key}: shape {tuple(shape)}, but the network needs {wanted[key]}")
-        if key not in named and not any(fnmatch.fnmatchcase(key, pattern) for pattern in dropped):
+    for key, tensor in given.items():
+        if key in wanted and tensor.shape != wanted[key]:
+            problems.append(f"{key}: shape {tensor.shape}, but the network needs {wanted[key]}")
+        if key in unnamed:
             problems.append(f"{key}: unknown, no row of the table names it")
+    for leaf in leaves:
+        types = {str(given[key].dtype): key for key in leaf.keys if key in given}
+        if leaf.stacked and len(types) > 1:
+            problems.append(
+                f"{leaf.path} would stack tensors of different types ("
+                + ", ".join(f"{key}: {dtype}" for dtype, key in types.items())
+                + "); save the layers of one model in one type"
+            )
     return problems
 
 
-def _assemble(leaf: _Leaf, lookup: Callable[[str], np.ndarray]) -> np.ndarray:
-    first = einops.rearrange(lookup(leaf.keys[0]), leaf.pattern)
+def ignored(table: Table, keys: Iterable[str]) -> list[str]:
+    """Those of a file's keys that the table names as holding nothing of ours."""
+    patterns = [k for row in table if isinstance(row, Ignored) for k in _alternatives(row.reference)]
+    exact = {p for p in patterns if "*" not in p}
+    loose = [p for p in patterns if "*" in p]
+    return [k for k in keys if k in exact or any(fnmatch.fnmatchcase(k, p) for p in loose)]
+
+
+def _bits(array: np.ndarray) -> np.ndarray:
+    """The same memory as integers: numpy copies bfloat16 number by number, and integers fast."""
+    return array.view(f"u{array.dtype.itemsize}")
+
+
+def _assemble(leaf: _Leaf, tensors: Mapping[str, Stored]) -> np.ndarray:
     if not leaf.stacked:
+        first = tensors[leaf.keys[0]].read()
         for key in leaf.keys[1:]:
-            if not np.array_equal(first, einops.rearrange(lookup(key), leaf.pattern)):
+            other = tensors[key].read()
+            if other.dtype != first.dtype or not np.array_equal(_bits(first), _bits(other)):
                 raise ValueError(
                     f"{key} differs from {leaf.keys[0]}; both should hold copies of {leaf.path}"
                 )
-        return first
-    out = np.empty((len(leaf.keys), *first.shape), first.dtype)
+        return einops.rearrange(first, leaf.pattern)
+    single = tensors[leaf.keys[0]]
+    shape = einops.rearrange(np.broadcast_to(np.int8(0), single.shape), leaf.pattern).shape
+    out = np.empty((len(leaf.keys), *shape), single.dtype)
     for i, key in enumerate(leaf.keys):
-        tensor = lookup(key)
-        if tensor.dtype != out.dtype:
-            raise ValueError(
-                f"{key} is {tensor.dtype} and {leaf.keys[0]} is {out.dtype}; save the layers "
-                "of one model in one type"
-            )
-        out[i] = einops.rearrange(tensor, leaf.pattern)
+        _bits(out)[i] = einops.rearrange(_bits(tensors[key].read()), leaf.pattern)
     return out
 
 
-def read(
-    table: Table,
-    shapes: Mapping[str, Sequence[int]],
-    lookup: Callable[[str], np.ndarray],
-    like: Any,
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Our arrays, one at a time, as (path, array); only the array in hand is in memory.
+def read(table: Table, tensors: Mapping[str, Stored], like: Any) -> dict[str, Stored]:
+    """Our arrays by path, from the reference's tensors; each is put together when it is read.
 
     Args:
         table: the rows.
-        shapes: shape of every tensor of the reference, by key.
-        lookup: gives the tensor of a key.
+        tensors: the reference's state dict.
         like: our tree `{"params": ..., "constants": ...}` of arrays or `jax.ShapeDtypeStruct`.
 
     Raises:
-        ValueError: at once, listing every tensor that is unknown, missing, named twice or of a
-            wrong shape; while reading, where tensors that should be copies of one array differ.
+        ValueError: at once, listing every tensor that is unknown, missing, named twice, of a wrong
+            shape or of another type than the tensors it is stacked with; when an array is read
+            whose tensors should be copies of one another and are not.
     """
     leaves, wanted, problems = _plan(table, like)
-    problems += _file_problems(leaves, table, wanted, shapes)
+    problems += _file_problems(leaves, table, wanted, tensors)
     _fail(problems, "these weights do not fit the network")
-    return ((leaf.path, _assemble(leaf, lookup)) for leaf in leaves)
+    ours = traverse_util.flatten_dict(like, sep="/")
+    return {
+        leaf.path: Stored(
+            tuple(ours[leaf.path].shape),
+            tensors[leaf.keys[0]].dtype,
+            functools.partial(_assemble, leaf, tensors),
+        )
+        for leaf in leaves
+    }
 
 
 def reference_shapes(table: Table, like: Any) -> dict[str, tuple[int, ...]]:
@@ -235,32 +261,46 @@ def reference_shapes(table: Table, like: Any) -> dict[str, tuple[int, ...]]:
     return shapes | {key: value.shape for key, value in _written_back(table).items()}
 
 
-def write(table: Table, tree: Any) -> Iterator[tuple[str, np.ndarray]]:
-    """The reference's tensors, one at a time, as (key, array), from our tree.
+class _Latest:
+    """Reads arrays and keeps the last one: the layers of a stack are asked for in turn."""
+
+    def __init__(self, arrays: Mapping[str, Stored]):
+        self._arrays, self._path, self._array = arrays, "", np.empty(0)
+
+    def layer(self, leaf: _Leaf, index: int) -> np.ndarray:
+        if leaf.path != self._path:
+            self._array = np.empty(0)  # let go of the last before the next is read
+            self._path, self._array = leaf.path, self._arrays[leaf.path].read()
+        single = self._array[index] if leaf.stacked else self._array
+        turned = np.ascontiguousarray(einops.rearrange(_bits(single), leaf.back))
+        return turned.view(single.dtype)
+
+
+def write(table: Table, arrays: Mapping[str, Stored]) -> dict[str, Stored]:
+    """The reference's tensors by key, from our arrays by path; fastest when read in order.
 
     Raises:
         ValueError: at once, as `reference_shapes`.
     """
-    reference_shapes(table, tree)
-    return _written(table, traverse_util.flatten_dict(tree, sep="/"))
+    shapes = reference_shapes(table, traverse_util.unflatten_dict(dict(arrays), sep="/"))
+    latest = _Latest(arrays)
+    tensors = {
+        key: Stored(shapes[key], arrays[leaf.path].dtype, functools.partial(latest.layer, leaf, i))
+        for leaf in _leaves(table)
+        for i, key in enumerate(leaf.keys)
+    }
+    return tensors | {key: in_memory(value) for key, value in _written_back(table).items()}
 
 
-def _written(table: Table, arrays: Mapping[str, Any]) -> Iterator[tuple[str, np.ndarray]]:
-    for leaf in _leaves(table):
-        array = np.asarray(arrays[leaf.path])
-        for i, key in enumerate(leaf.keys):
-            single = array[i] if leaf.stacked else array
-            yield key, np.ascontiguousarray(einops.rearrange(single, leaf.back))
-    yield from _written_back(table).items()
 
 
 def to_ours(table: Table, state_dict: Mapping[str, np.ndarray], like: Any) -> dict[str, Any]:
     """A whole state dict to our tree `{"params": ..., "constants": ...}`; see `read`."""
-    shapes = {key: tensor.shape for key, tensor in state_dict.items()}
-    arrays = dict(read(table, shapes, state_dict.__getitem__, like))
-    return traverse_util.unflatten_dict(arrays, sep="/")
+    arrays = read(table, {key: in_memory(tensor) for key, tensor in state_dict.items()}, like)
+    return traverse_util.unflatten_dict({p: a.read() for p, a in arrays.items()}, sep="/")
 
 
 def to_reference(table: Table, tree: Any) -> dict[str, np.ndarray]:
     """Our tree `{"params": ..., "constants": ...}` to a whole state dict; see `write`."""
-    return dict(write(table, tree))
+    arrays = {p: in_memory(a) for p, a in traverse_util.flatten_dict(tree, sep="/").items()}
+    return {key: tensor.read() for key, tensor in write(table, arrays).items()}

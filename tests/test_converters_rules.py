@@ -3,8 +3,10 @@
 import ml_dtypes
 import numpy as np
 import pytest
+from flax import traverse_util
 
-from converters.rules import Ignored, Rule, read, reference_shapes, to_ours, to_reference
+from converters.rules import Ignored, Rule, read, reference_shapes, to_ours, to_reference, write
+from converters.stored import Stored
 
 pytestmark = pytest.mark.core
 
@@ -152,18 +154,37 @@ def test_unequal_copies_are_an_error():
 def test_layers_of_different_types_are_an_error():
     tensors = state_dict()
     tensors["hint.2.bias"] = tensors["hint.2.bias"].astype(np.float16)
-    with pytest.raises(ValueError, match="is float16"):
+    with pytest.raises(ValueError, match=r"params/hint/bias.*hint.2.bias: float16"):
         to_ours(TABLE, tensors, like())
 
 
-def test_reading_holds_one_array_at_a_time():
-    tensors, asked = state_dict(), []
+def counted(arrays, asked):
+    def stored(name, array):
+        def read():
+            asked.append(name)
+            return array
 
-    def lookup(key):
-        asked.append(key)
-        return tensors[key]
+        return Stored(array.shape, array.dtype, read)
 
-    arrays = read(TABLE, {key: x.shape for key, x in tensors.items()}, lookup, like())
+    return {name: stored(name, array) for name, array in arrays.items()}
+
+
+def test_arrays_are_read_when_asked_for():
+    asked = []
+    arrays = read(TABLE, counted(state_dict(), asked), like())
     assert asked == []
-    assert next(arrays)[0] == "params/embed/kernel"
-    assert asked == ["embed.weight"]
+    assert arrays["params/hint/bias"].shape == (LAYERS, WIDTH)
+    arrays["params/hint/bias"].read()
+    assert asked == ["hint.0.bias", "hint.2.bias", "hint.4.bias"]
+
+
+def test_a_stack_is_read_once_for_all_of_its_layers():
+    asked, ours = [], to_ours(TABLE, state_dict(), like())
+    flat = traverse_util.flatten_dict(ours, sep="/")
+    written = write(TABLE, counted(flat, asked))
+    assert asked == []
+    back = {key: tensor.read() for key, tensor in written.items()}
+    assert sorted(asked) == sorted(flat)
+    for key, tensor in state_dict().items():
+        np.testing.assert_array_equal(back[key], tensor)
+        assert written[key].shape == tensor.shape and written[key].dtype == tensor.dtype

@@ -12,6 +12,7 @@ from flax import traverse_util
 from jax.sharding import NamedSharding
 
 from converters import rules
+from converters.stored import in_memory
 from converters import wan_vae as names
 from cosmos_jax import sharding
 from cosmos_jax.models.wan_vae import WanVAE
@@ -192,11 +193,10 @@ def test_published_network_has_the_published_tensors():
 
     assert len(published) == 194
     assert sum(math.prod(x.shape) for x in flat.values()) == 126_892_531
-    zeros = {path: np.broadcast_to(np.int8(0), x.shape) for path, x in flat.items()}
-    written = rules.write(table, traverse_util.unflatten_dict(zeros, sep="/"))
-    assert {key: tensor.shape for key, tensor in written} == published
-    read = rules.read(table, published, lambda k: np.broadcast_to(np.int8(0), published[k]), tree)
-    assert {path: x.shape for path, x in read} == {path: x.shape for path, x in flat.items()}
+    assert rules.reference_shapes(table, tree) == published
+    zeros = {k: in_memory(np.broadcast_to(np.int8(0), s)) for k, s in published.items()}
+    arrays = rules.read(table, zeros, tree)
+    assert {path: x.shape for path, x in arrays.items()} == {p: x.shape for p, x in flat.items()}
 
 
 def test_missing_and_unknown_tensors_are_errors(codec, state_dict):

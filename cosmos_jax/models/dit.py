@@ -328,6 +328,20 @@ def control_from_trunk(params: Params) -> Params:
     return params | {"control": control | {"blocks": blocks}}
 
 
+def text_projection(config: DiTConfig) -> layers.Linear:
+    """The product that text passes before the blocks; a GELU follows it."""
+    init = layers.uniform(config.text_features**-0.5)
+    return layers.Linear(
+        config.text_width,
+        "b v s d",
+        config.dtypes,
+        use_bias=True,
+        kernel_init=init,
+        bias_init=init,
+        name="text_project",
+    )
+
+
 class DiT(nn.Module):
     """The network: velocity of the latents at a noise level, given text, views and control.
 
@@ -359,7 +373,8 @@ class DiT(nn.Module):
         Args:
             latents: noisy latents, given frames already in place.
             timesteps: 0..1000, one a sample, view or frame.
-            text: text embeddings of every view, before the network's own projection.
+            text: text embeddings of every view, before the network's own projection; or after it
+                (`text_projection` and GELU), which e = `text_width` shows.
             view_ids: row of the view tables for every view.
             condition_mask: 1 where a latent frame is given.
             control: control latents; modalities are concatenated in cc. None without control.
@@ -409,7 +424,10 @@ class DiT(nn.Module):
             (channels != c.channels, f"latents of {channels} channels; it takes {c.channels}"),
             (h % c.patch or w % c.patch, f"{h} x {w} latents do not divide by {c.patch}"),
             (longest > c.positions, f"{longest} patches along one axis; it takes {c.positions}"),
-            (given != features, f"text of {given} features; it takes {features}"),
+            (
+                given not in (features, c.text_width),
+                f"text of {given} features; it takes {features}",
+            ),
             (c.control_blocks and control is None, "its control latents are missing"),
             (control is not None and not c.control_blocks, "it has no control branch"),
             (
@@ -447,11 +465,7 @@ class DiT(nn.Module):
     def _text(self, text: Array) -> Array:
         c = self.config
         text = text.astype(c.dtype)
-        if not c.text_features:
-            return text
-        init = layers.uniform(c.text_features**-0.5)
-        linear = functools.partial(layers.Linear, kernel_init=init, bias_init=init, use_bias=True)
-        return layers.gelu(linear(c.text_width, "b v s d", c.dtypes, name="text_project")(text))
+        return text if text.shape[-1] != c.text_features else layers.gelu(text_projection(c)(text))
 
     def _extra_channels(
         self, shape: tuple[int, ...], mask: Array, view_ids: Array, padding: Array | None

@@ -119,26 +119,28 @@ class Embed(nn.Module):
         return jnp.take(table, ids, axis=0, mode="clip")
 
 
-@jax.checkpoint
-def _rms_norm(x: Array, scale: Array) -> Array:
+@functools.partial(jax.checkpoint, static_argnums=2)
+def _rms_norm(x: Array, scale: Array, eps: float) -> Array:
     y = x.astype(jnp.float32)
-    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + 1e-6)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps)
     return (y * scale.astype(jnp.float32)).astype(x.dtype)
 
 
 class RMSNorm(nn.Module):
-    """Divides the last axis by its root mean square (eps 1e-6) and scales it; float32 inside.
+    """Divides the last axis by its root mean square and scales it; float32 inside.
 
     Attributes:
         dtypes: of activations and of new parameters.
+        eps: added to the mean square.
     """
 
     dtypes: Dtypes
+    eps: float = 1e-6
 
     @nn.compact
     def __call__(self, x: Float[Array, "*axes k"]) -> Float[Array, "*axes k"]:
         """Normalises the last axis; the result has the dtype of x."""
-        return _rms_norm(x, weight(self, "scale", ONES, x.shape[-1:], self.dtypes))
+        return _rms_norm(x, weight(self, "scale", ONES, x.shape[-1:], self.dtypes), self.eps)
 
 
 @jax.checkpoint

@@ -1,0 +1,116 @@
+"""Compares this program with files of numbers that the reference implementation gave.
+
+    python -m converters.parity FILE.npz ... [--dtype=bfloat16] [--attention=cudnn] [--root=FOLDER]
+
+The way to check a new machine, precision or attention backend. Each file says how its network (or
+solver, schedule, data set) was made; ours is made in the same way, gets the file's weights and
+inputs, and every number is compared: one row each, with its error and the largest error that is
+good. What a file holds is told by its arrays, never by its name.
+
+Limits: float32 outputs and activations 2e-4, gradients 1e-3 of the tensor's largest entry and their
+norms 1e-3, solvers 1e-4. --dtype=bfloat16 runs networks, autoencoder and text encoder in bfloat16
+and allows an rms error of 3e-2 of the tensor's rms (gradients: 1e-1). Files of bfloat16 numbers
+(nets_bf16.npz) need the float32 files of their networks beside them; there the rms error may be 1.6
+times the reference's own distance from its float32 numbers.
+
+Exit status: 0 all is well; 1 a number is off; 2 a file cannot be compared (and no number is off).
+"""
+
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from cosmos_jax import cli
+
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Networks compute in it.")
+ATTENTION = flags.DEFINE_enum("attention", "xla", ["xla", "cudnn"], "Of the video network.")
+ROOT = flags.DEFINE_string(
+    "root", None, "Folder of data sets, or one data set. Default: that of the .npz file."
+)
+
+
+def main(argv: list[str]) -> None:
+    """Compares every file, then ends the program with its status."""
+    files = [Path(arg) for arg in argv[1:]]
+    if not files:
+        cli.fail("name the files: python -m converters.parity FILE.npz ...")
+    import jax
+
+    from converters.parity_checks.golden import Options
+
+    if ROOT.value and not Path(ROOT.value).is_dir():
+        cli.fail(f"--root={ROOT.value} is no folder")
+    if ATTENTION.value == "cudnn" and jax.default_backend() != "gpu":
+        cli.fail("--attention=cudnn needs an NVIDIA GPU, and jax finds none")
+    if jax.config.jax_default_matmul_precision is None:
+        # GPUs would round float32 products to TF32, far beyond the limits.
+        jax.config.update("jax_default_matmul_precision", "highest")
+    options = Options(DTYPE.value, ATTENTION.value, Path(ROOT.value) if ROOT.value else None)
+    width = max(len(file.name) for file in files)
+    print(f"{'file':{width}}  {'max error':>9} {'rms error':>9}  {'tolerance':13} verdict  what")
+    results = [check_file(file, options, width) for file in files]
+    rows, off = sum(r[0] for r in results), sum(r[1] for r in results)
+    errors = [error for *_, error in results if error]
+    print(f"{rows} rows of {len(files)} files: {off} FAIL, {len(errors)} files with errors")
+    if errors:
+        cli.fail("; ".join(errors), status=1 if off else cli.BAD_INPUT)
+    sys.exit(bool(off))
+
+
+def check_file(path: Path, options: Any, width: int) -> tuple[int, int, str]:
+    """Prints a file's rows; returns how many there are, how many FAIL, and what went wrong."""
+    from converters.parity_checks.golden import Golden
+
+    count, off, error = 0, 0, ""
+    try:
+        golden = Golden.load(path)
+        for row in find_check(golden)(golden, options):
+            count, off = count + 1, off + (not row.ok)
+            limit, verdict = f"{row.measure} {row.limit:.2e}", "ok" if row.ok else "FAIL"
+            numbers = f"{row.max_error:9.2e} {row.rms_error:9.2e}  {limit:13}"
+            print(f"{path.name:{width}}  {numbers} {verdict:7}  {row.what}", flush=True)
+        for name in golden.not_compared():
+            print(f"{path.name:{width}}  not compared: {name}")
+    except Exception as fault:  # whatever is wrong with one file, the others are compared
+        if not isinstance(fault, ValueError | OSError | KeyError):
+            traceback.print_exc()
+        missing = isinstance(fault, KeyError)
+        error = f"{path.name}: {f'its description lacks {fault}' if missing else fault}"
+        print(f"{path.name:{width}}  error: {error.splitlines()[0]}", flush=True)
+    return count, off, error
+
+
+def find_check(golden: Any) -> Callable[..., Any]:
+    """The comparison of the first kind whose arrays are all in the file.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from converters.parity_checks import datasets, networks, sampling, text, training, vae
+
+    kinds: tuple[tuple[tuple[str, ...], Callable[..., Any]], ...] = (
+        ((r"^in/x_B_C_T_H_W$", r"^sd/x_embedder\."), networks.check),
+        ((r"/out$", r"/rms_diff_vs_fp32$"), networks.check_bfloat16),
+        ((r"^sd/encoder\.conv1\.weight$", r"^sd/decoder\.conv1\.weight$"), vae.check),
+        ((r"^in/input_ids$", r"^sd/(.*\.)?embed_tokens\.weight$"), text.check),
+        ((r"/timesteps$", r"/x0_pred$", r"/v$"), sampling.check_solver),
+        ((r"/net_in_x_first_cond$", r"/out/latents$"), sampling.check_loop),
+        ((r"/in/normal_draw_for_time$", r"/net_in/x$"), training.check_flow),
+        ((r"^lr\d+/mult$|^ema\d+/coef$",), training.check_schedules),
+        ((r"/mean_per_frame$", r"/crop_tl$"), datasets.check),
+    )
+    for patterns, check in kinds:
+        if all(any(re.search(pattern, key) for key in golden.arrays) for pattern in patterns):
+            return check
+    some = list(golden.arrays)
+    more = f" and {len(some) - 5} more" if len(some) > 5 else ""
+    raise ValueError(f"{golden.path} holds no arrays that are known here: {some[:5]}{more}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,1 @@
+"""Comparisons with files of reference numbers; `converters.parity` runs them."""
