@@ -52,9 +52,10 @@ def sample(checkpoint: Path, folder: Path, output: Path) -> None:
 
     import jax
 
-    from cosmos_jax import build, build_sample, checkpoints, preview, videos, workdir
+    from cosmos_jax import build, build_sample, build_weights, checkpoints, preview, videos, workdir
     from cosmos_jax.data import inputs as input_clips
     from cosmos_jax.data import pipeline
+    from cosmos_jax.run_weights import load_variables
 
     # ---- Inputs: everything is checked before weights are read.
     with cli.user_errors():
@@ -85,8 +86,8 @@ def sample(checkpoint: Path, folder: Path, output: Path) -> None:
             raise ValueError(f"{output} is not empty; give a new folder, or --overwrite")
 
         # ---- Weights.
-        variables = preview.load_variables(path, trainer, sizes.state, ema=WEIGHTS.value == "ema")
-        encoder = build.encoder(values, mesh)
+        variables = load_variables(path, trainer, sizes.state, ema=WEIGHTS.value == "ema")
+        encoder = build_weights.encoder(values, mesh)
     print(f"{path}, {WEIGHTS.value} weights, {len(clips)} clips of views {views}", flush=True)
 
     # ---- Sample.

@@ -30,7 +30,7 @@ def train(config: Any, workdir: Path) -> None:
     begun = time.monotonic()
     import jax
 
-    from cosmos_jax import build, checkpoints, metrics
+    from cosmos_jax import build, build_weights, canary, checkpoints, metrics
     from cosmos_jax import workdir as workdirs
     from cosmos_jax.data import pipeline, video
     from cosmos_jax.validation import Validation, read_clips
@@ -43,12 +43,17 @@ def train(config: Any, workdir: Path) -> None:
         trainer = build.trainer(values)
         loop = build.loop(values, mesh)
         sizes = build.sizes(values, mesh, trainer)
-        encoder = build.encoder(values, mesh)
         build.sample_config(values)
         data = build.data(values, trainer, workdir / "synthetic")
         views = len(data.train.cameras)
         train_step = jax.jit(trainer.step, donate_argnums=0)
         jax.eval_shape(train_step, sizes.state, sizes.batch(loop.batch, views))
+        keep = loop.checkpoint.keep_last, loop.checkpoint.keep_every
+        saver = checkpoints.Checkpoints(workdir / "checkpoints", sizes.model, *keep)
+        fresh = saver.latest_step() is None
+        if fresh:
+            build_weights.check_source(values)
+        encoder = build_weights.encoder(values, mesh)
         validation = None
         if loop.validation.every:
             clips = read_clips(data, loop.validation, loop.rows)
@@ -56,18 +61,12 @@ def train(config: Any, workdir: Path) -> None:
             validation = Validation(trainer, encoder, *clips, loop.rows, loop.batch, noises)
         preview = build.preview(values, mesh, trainer, encoder, data, workdir / "samples")
         print(workdirs.summary(values, mesh, data, sizes), flush=True)
-        saver = checkpoints.Checkpoints(
-            workdir / "checkpoints",
-            sizes.model,
-            loop.checkpoint.keep_last,
-            loop.checkpoint.keep_every,
-        )
 
-    # ---- State: the newest checkpoint, or fresh weights.
+    # ---- State: the newest checkpoint, or the weights that the config names.
     with cli.user_errors():
         first, samples, data_state = 0, 0, None
-        if saver.latest_step() is None:
-            state = trainer.init_state(sizes.inputs, mesh)
+        if fresh:
+            state = build_weights.initial_state(values, mesh, trainer, sizes)
         else:
             state, record = saver.restore(sizes.state)
             first, samples, data_state = record.step, record.samples, record.data
@@ -91,6 +90,8 @@ def train(config: Any, workdir: Path) -> None:
         with saver, writer:
             # ---- Compile with the first batch.
             batch, position = encoder(next(stream), loop.rows, loop.batch), stream.state()
+            if fresh and (alarm := canary.alarm(trainer, state, batch, loop.canary)):
+                cli.fail(alarm, cli.STOPPED)
             step_function = train_step.lower(state, batch).compile()
             writer.write(first, {"seconds_to_first_step": time.monotonic() - begun})
             if first == 0 and validation is not None:

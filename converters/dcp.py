@@ -32,6 +32,13 @@ def open_dcp(folder: Path) -> dict[str, Stored]:
         raise ValueError(f"{folder} has no {METADATA}: it is not a whole distributed checkpoint")
     with path.open("rb") as file:
         metadata = Unpickler(file, str(path)).load()
+    try:
+        return _tensors(folder, path, metadata)
+    except (AttributeError, TypeError, IndexError) as error:
+        raise ValueError(f"{path} is damaged or of an unknown version ({error})") from error
+
+
+def _tensors(folder: Path, path: Path, metadata: Any) -> dict[str, Stored]:
     places: dict[tuple[str, tuple[int, ...]], Any] = {}
     for index, info in metadata.storage_data.items():
         places[index.fqn, tuple(getattr(index, "offset", None) or ())] = info
@@ -42,6 +49,12 @@ def open_dcp(folder: Path) -> dict[str, Stored]:
         raise ValueError(f"{path} names {unsafe[0]}, which is outside the folder; refused")
     if missing := [name for name in files if not (folder / name).is_file()]:
         raise ValueError(f"{folder}: of {len(files)} files these are missing: {missing}")
+    sizes = {name: (folder / name).stat().st_size for name in files}
+    ends = {info.relative_path: info.offset + info.length for info in places.values()}
+    for info in places.values():
+        ends[info.relative_path] = max(ends[info.relative_path], info.offset + info.length)
+    if cut := [name for name in files if sizes[name] < ends[name]]:
+        raise ValueError(f"{folder}: these files are cut short; fetch them again: {cut}")
     return {
         key: _tensor(folder, key, about, places)
         for key, about in metadata.state_dict_metadata.items()
@@ -55,15 +68,13 @@ def _tensor(folder: Path, key: str, about: Any, places: Mapping[Any, Any]) -> St
     parts = []
     for chunk in about.chunks:
         offsets = tuple(chunk.offsets)
-        info = places[key, offsets] if (key, offsets) in places else None
+        info = places.get((key, offsets))
         if info is None and len(about.chunks) == 1 and (key, ()) in places:
             info = places[key, ()]
         if info is None:
             raise ValueError(f"{folder}: the part of {key} at {offsets} is not stored")
         parts.append((offsets, tuple(chunk.sizes), info))
-    covered = sum(int(np.prod(sizes, dtype=np.int64)) for _, sizes, _ in parts)
-    if covered != int(np.prod(shape, dtype=np.int64)):
-        raise ValueError(f"{folder}: the parts of {key} hold {covered} numbers, not {shape}")
+    _check_cover(shape, [(offsets, sizes) for offsets, sizes, _ in parts], f"{folder}: {key}")
 
     def part(sizes: tuple[int, ...], info: Any) -> np.ndarray:
         held = torch_files.load(folder / info.relative_path, info.offset, info.length)
@@ -80,6 +91,23 @@ def _tensor(folder: Path, key: str, about: Any, places: Mapping[Any, Any]) -> St
         return whole
 
     return Stored(shape, dtype, read)
+
+
+def _check_cover(shape: tuple[int, ...], parts: Any, where: str) -> None:
+    """Parts inside the tensor, of as many numbers, no two of which meet, are the tensor."""
+    covered = sum(int(np.prod(sizes, dtype=np.int64)) for _, sizes in parts)
+    if covered != int(np.prod(shape, dtype=np.int64)):
+        raise ValueError(f"{where}: its parts hold {covered} numbers, not {shape}")
+    if any(len(sizes) != len(shape) or len(offsets) != len(shape) for offsets, sizes in parts):
+        raise ValueError(f"{where}: its parts have other axes than {shape}")
+    full = [part for part in parts if 0 not in part[1]]
+    low = np.array([offsets for offsets, _ in full], np.int64).reshape(len(full), len(shape))
+    high = low + np.array([sizes for _, sizes in full], np.int64).reshape(low.shape)
+    if (low < 0).any() or (high > np.array(shape, np.int64)).any():
+        raise ValueError(f"{where}: a part lies outside of {shape}")
+    meet = ((low[:, None] < high[None]) & (low[None] < high[:, None])).all(-1)
+    if meet.sum() > len(full):
+        raise ValueError(f"{where}: its parts overlap")
 
 
 def write_dcp(folder: Path, tensors: Mapping[str, Stored]) -> None:

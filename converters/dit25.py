@@ -36,10 +36,10 @@ VECTOR = "d -> d"
 class _Options(dict):
     """Constructor arguments; what is asked for is taken out, so that what is left is unknown."""
 
-    def take(self, name: str) -> Any:
-        if name not in self:
+    def take(self, name: str, needed: bool = True) -> Any:
+        if name not in self and needed:
             raise ValueError(f"option {name} of the reference network is missing")
-        return self.pop(name)
+        return self.pop(name, None)
 
     def take_only(self, name: str, value: Any) -> None:
         if self.pop(name, value) != value:
@@ -71,10 +71,11 @@ def config(cls: str, options: Mapping[str, Any]) -> DiTConfig:
 
 def _trunk(given: _Options) -> dict[str, Any]:
     width, patch = given.take("model_channels"), given.take("patch_spatial")
+    projected = given.take("use_crossattn_projection")
     rows, columns = given.take("max_img_h"), given.take("max_img_w")
     channels = given.take("in_channels")
     given.take_only("out_channels", channels)
-    features = given.take("crossattn_proj_in_channels")
+    features = given.take("crossattn_proj_in_channels", needed=projected)
     ratios = (given.take(f"rope_{axis}_extrapolation_ratio") for axis in "thw")
     return {
         "width": width,
@@ -83,7 +84,7 @@ def _trunk(given: _Options) -> dict[str, Any]:
         "mlp_width": int(width * given.take("mlp_ratio")),
         "modulation_rank": given.take("adaln_lora_dim"),
         "text_width": given.take("crossattn_emb_channels"),
-        "text_features": features if given.take("use_crossattn_projection") else 0,
+        "text_features": features if projected else 0,
         "rope_ratios": tuple(ratios),
         "channels": channels,
         "patch": patch,
@@ -103,8 +104,10 @@ def _views(given: _Options, width: int, cross: bool) -> dict[str, Any]:
     }
     if not cross:
         return fields
-    names, ids = given.take("cross_view_attn_map_str"), given.take("camera_to_view_id")
-    if given.take("enable_cross_view_attn"):
+    crossed = given.take("enable_cross_view_attn")
+    names = given.take("cross_view_attn_map_str", needed=crossed)
+    ids = given.take("camera_to_view_id", needed=crossed)
+    if crossed:
         seen = {ids[name]: tuple(ids[other] for other in names[name]) for name in names}
         fields["neighbours"] = tuple(seen.get(i, ()) for i in range(max(rows - 1, *seen) + 1))
     fields["view_modulation"] = given.take("adaln_view_embedding")

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from converters.dcp import METADATA, open_dcp
-from converters.safetensors_files import INDEX, open_safetensors
+from converters.safetensors_files import INDEX, open_safetensors, weight_map
 from converters.stored import Stored
 from converters.torch_files import open_torch
 
 SCHEME = "hf://"
-FOLDER = ("*.safetensors", f"*{INDEX}", "*.json", "*.txt", "*.model")
+FOLDER = ("*.safetensors", "*.json", "*.txt", "*.model", METADATA, "*.distcp")
 
 
 def is_remote(source: str) -> bool:
@@ -37,13 +37,25 @@ def resolve(source: str) -> Path:
     from huggingface_hub import errors
 
     try:
-        if Path(inside).suffix and not inside.endswith(INDEX):
-            return Path(huggingface_hub.hf_hub_download(repository, inside, revision=revision))
-        folder = inside.rpartition("/")[0] if inside.endswith(INDEX) else inside
-        patterns = [f"{folder}/{p}" if folder else p for p in FOLDER]
+        if Path(inside).suffix:
+            path = Path(huggingface_hub.hf_hub_download(repository, inside, revision=revision))
+            if not inside.endswith(INDEX):
+                return path
+            folder = inside.rpartition("/")[0]
+            names = [Path(inside).name, *sorted(set(weight_map(path).values()))]
+        else:
+            folder, names = inside, list(FOLDER)
+        prefix = f"{folder}/" if folder else ""
         root = huggingface_hub.snapshot_download(
-            repository, revision=revision, allow_patterns=patterns
+            repository,
+            revision=revision,
+            allow_patterns=[prefix + name for name in names],
+            ignore_patterns=[f"{prefix}*/*"],  # a * above stands for folders too
         )
+        if not (Path(root) / inside).exists():
+            raise ValueError(
+                f"{source}: {repository} has no weights in {inside or 'its top folder'}"
+            )
         return Path(root) / inside
     except errors.GatedRepoError as error:
         raise ValueError(
@@ -56,7 +68,7 @@ def resolve(source: str) -> Path:
         ) from error
     except errors.RevisionNotFoundError as error:
         raise ValueError(f"{source}: {repository} has no revision {revision}") from error
-    except errors.LocalEntryNotFoundError as error:
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         raise ValueError(
             f"{source} is not in the local cache, and the hub cannot be reached; connect, or give "
             "the path of a copy"
@@ -87,6 +99,8 @@ def open_tensors(source: str) -> Mapping[str, Stored]:
             f"{path} holds no weights: neither {METADATA} with *.distcp, nor *.safetensors, nor a "
             "checkpoint of ours"
         )
-    if path.name.endswith((".safetensors", INDEX)):
+    with path.open("rb") as file:
+        head = file.read(9)
+    if path.name.endswith((".safetensors", INDEX)) or head[8:] == b"{":
         return open_safetensors(path)
     return open_torch(path)

@@ -137,7 +137,10 @@ def _dit(shapes: Shapes) -> Network:
     elif (views, controlled) in names:
         base = build.VARIANTS[names[views, controlled]]
     else:
-        raise ValueError("a control branch without views is not a published network; --model names")
+        raise ValueError(
+            "a control branch without views is of no published network: view_embeddings.weight is "
+            "missing, or name the network with --model"
+        )
     area = base.patch**2
     channels = _size(shapes, "final_layer.linear.weight", 0) // area
     view_channels = shapes["view_embeddings.weight"][1] if views and not cross else 0
@@ -205,7 +208,8 @@ def _named(config: DiTConfig, base: DiTConfig) -> str:
 
 def _vae(shapes: Shapes) -> Network:
     dim = _size(shapes, "encoder.conv1.weight", 0)
-    channels, blocks, temporal = [], [0], []
+    channels: list[int] = []
+    blocks, temporal = [0], list[bool]()
     while (i := sum(blocks) + len(temporal)) >= 0:
         layer = f"encoder.downsamples.{i}."
         if layer + "residual.6.weight" in shapes:

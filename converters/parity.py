@@ -9,13 +9,14 @@ good. What a file holds is told by its arrays, never by its name.
 
 Limits: float32 outputs and activations 2e-4, gradients 1e-3 of the tensor's largest entry and their
 norms 1e-3, solvers 1e-4. --dtype=bfloat16 runs networks, autoencoder and text encoder in bfloat16
-and allows an rms error of 3e-2 of the tensor's rms (gradients: 1e-1). Files of bfloat16 numbers
+and allows an rms error of 5e-2 of the tensor's rms (gradients: 1e-1). Files of bfloat16 numbers
 (nets_bf16.npz) need the float32 files of their networks beside them; there the rms error may be 1.6
 times the reference's own distance from its float32 numbers.
 
 Exit status: 0 all is well; 1 a number is off; 2 a file cannot be compared (and no number is off).
 """
 
+import os
 import re
 import sys
 import traceback
@@ -47,7 +48,7 @@ def main(argv: list[str]) -> None:
         cli.fail(f"--root={ROOT.value} is no folder")
     if ATTENTION.value == "cudnn" and jax.default_backend() != "gpu":
         cli.fail("--attention=cudnn needs an NVIDIA GPU, and jax finds none")
-    if jax.config.jax_default_matmul_precision is None:
+    if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
         # GPUs would round float32 products to TF32, far beyond the limits.
         jax.config.update("jax_default_matmul_precision", "highest")
     options = Options(DTYPE.value, ATTENTION.value, Path(ROOT.value) if ROOT.value else None)
@@ -58,7 +59,7 @@ def main(argv: list[str]) -> None:
     errors = [error for *_, error in results if error]
     print(f"{rows} rows of {len(files)} files: {off} FAIL, {len(errors)} files with errors")
     if errors:
-        cli.fail("; ".join(errors), status=1 if off else cli.BAD_INPUT)
+        cli.fail("\n".join(errors), status=1 if off else cli.BAD_INPUT)
     sys.exit(bool(off))
 
 
@@ -74,14 +75,14 @@ def check_file(path: Path, options: Any, width: int) -> tuple[int, int, str]:
             limit, verdict = f"{row.measure} {row.limit:.2e}", "ok" if row.ok else "FAIL"
             numbers = f"{row.max_error:9.2e} {row.rms_error:9.2e}  {limit:13}"
             print(f"{path.name:{width}}  {numbers} {verdict:7}  {row.what}", flush=True)
-        for name in golden.not_compared():
-            print(f"{path.name:{width}}  not compared: {name}")
+        if names := golden.not_compared():
+            print(f"{path.name:{width}}  not compared: {'; '.join(names)}", flush=True)
     except Exception as fault:  # whatever is wrong with one file, the others are compared
         if not isinstance(fault, ValueError | OSError | KeyError):
             traceback.print_exc()
-        missing = isinstance(fault, KeyError)
-        error = f"{path.name}: {f'its description lacks {fault}' if missing else fault}"
-        print(f"{path.name:{width}}  error: {error.splitlines()[0]}", flush=True)
+        why = f"its description lacks {fault}" if isinstance(fault, KeyError) else str(fault)
+        error = why if str(path) in why else f"{path}: {why}"
+        print(f"{path.name:{width}}  error: {why.splitlines()[0]}", flush=True)
     return count, off, error
 
 

@@ -194,7 +194,9 @@ def _file_problems(
 
 def ignored(table: Table, keys: Iterable[str]) -> list[str]:
     """Those of a file's keys that the table names as holding nothing of ours."""
-    patterns = [k for row in table if isinstance(row, Ignored) for k in _alternatives(row.reference)]
+    patterns = [
+        k for row in table if isinstance(row, Ignored) for k in _alternatives(row.reference)
+    ]
     exact = {p for p in patterns if "*" not in p}
     loose = [p for p in patterns if "*" in p]
     return [k for k in keys if k in exact or any(fnmatch.fnmatchcase(k, p) for p in loose)]
@@ -290,8 +292,6 @@ def write(table: Table, arrays: Mapping[str, Stored]) -> dict[str, Stored]:
         for i, key in enumerate(leaf.keys)
     }
     return tensors | {key: in_memory(value) for key, value in _written_back(table).items()}
-
-
 
 
 def to_ours(table: Table, state_dict: Mapping[str, np.ndarray], like: Any) -> dict[str, Any]:

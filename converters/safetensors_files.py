@@ -44,14 +44,32 @@ def open_safetensors(path: Path) -> dict[str, Stored]:
 
 
 def _open_index(path: Path) -> dict[str, Stored]:
-    where: dict[str, str] = json.loads(path.read_text("utf-8"))["weight_map"]
+    where = weight_map(path)
     names = sorted(set(where.values()))
     if missing := [name for name in names if not (path.parent / name).is_file()]:
         raise ValueError(f"{path.parent}: of {len(names)} files these are missing: {missing}")
     files = {name: _open_file(path.parent / name) for name in names}
     if absent := [key for key, name in where.items() if key not in files[name]]:
         raise ValueError(f"{path} names tensors that its files do not hold: {absent}")
-    return {key: files[name][key] for key, name in where.items()}
+    # What the index leaves out is there all the same: let the reader of the tensors judge.
+    everything = {key: tensor for name in names for key, tensor in files[name].items()}
+    return {key: files[name][key] for key, name in where.items()} | everything
+
+
+def weight_map(path: Path) -> dict[str, str]:
+    """An index: the file that each tensor lies in, a file beside the index.
+
+    Raises:
+        ValueError: it is no index, or names files elsewhere.
+    """
+    try:
+        where = json.loads(path.read_text("utf-8"))["weight_map"]
+        elsewhere = [name for name in where.values() if Path(name).name != name]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged or no index of safetensors files") from error
+    if elsewhere:
+        raise ValueError(f"{path} names {elsewhere[0]}, which is not beside it; refused")
+    return where
 
 
 def _open_file(path: Path) -> dict[str, Stored]:
@@ -65,17 +83,24 @@ def _open_file(path: Path) -> dict[str, Stored]:
             raise cut
         try:
             header = json.loads(file.read(length))
-        except ValueError:
-            raise cut from None
-    header.pop("__metadata__", None)
+            header.pop("__metadata__", None)
+            entries = {
+                key: (
+                    entry["dtype"],
+                    tuple(map(int, entry["shape"])),
+                    *map(int, entry["data_offsets"]),
+                )
+                for key, entry in header.items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise cut from error
     tensors = {}
-    for key, entry in header.items():
-        begin, end = (8 + length + i for i in entry["data_offsets"])
-        if entry["dtype"] not in TYPES:
-            raise ValueError(f"{path}: {key} is of type {entry['dtype']}, which is not known here")
-        shape, dtype = tuple(entry["shape"]), TYPES[entry["dtype"]]
-        tensor = _tensor(path, shape, dtype, begin)
-        if end > size or end - begin != tensor.nbytes:
+    for key, (name, shape, begin, end) in entries.items():
+        if name not in TYPES:
+            raise ValueError(f"{path}: {key} is of type {name}, which is not known here")
+        tensor = _tensor(path, shape, TYPES[name], 8 + length + begin)
+        sound = min(begin, *shape, 0) == 0 and end - begin == tensor.nbytes
+        if not sound or 8 + length + end > size:
             raise cut
         tensors[key] = tensor
     return tensors
@@ -100,20 +125,24 @@ def write_safetensors(path: Path, tensors: Mapping[str, Stored], about: Mapping[
     """
     header: dict[str, Any] = {"__metadata__": dict(about)} if about else {}
     position = 0
+    # The widest numbers first, so that all are aligned; the header keeps the order of the keys.
+    placed = sorted(tensors, key=lambda key: -tensors[key].dtype.itemsize)
+    spans = {}
+    for key in placed:
+        spans[key] = [position, position + tensors[key].nbytes]
+        position += tensors[key].nbytes
     for key, tensor in tensors.items():
         if tensor.dtype not in NAMES:
             raise ValueError(f"safetensors files hold no {tensor.dtype} ({key})")
-        span = [position, position + tensor.nbytes]
         header[key] = {
             "dtype": NAMES[tensor.dtype],
             "shape": list(tensor.shape),
-            "data_offsets": span,
+            "data_offsets": spans[key],
         }
-        position = span[1]
     data = json.dumps(header).encode("utf-8")
     data += b" " * (-len(data) % 8)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(data)) + data)
-        for tensor in tensors.values():
-            for piece in pieces(tensor):
+        for key in placed:
+            for piece in pieces(tensors[key]):
                 file.write(piece)

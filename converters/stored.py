@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -55,14 +56,14 @@ def cast(tensor: Stored, dtype: Any) -> Stored:
 
 def pieces(tensor: Stored) -> Iterator[memoryview]:
     """The tensor's bytes, C order and little endian, a bounded piece at a time."""
-    array = np.ascontiguousarray(tensor.read())
-    if array.shape not in (tensor.shape, (1,)) or array.dtype != tensor.dtype:
+    array = tensor.read()
+    if (array.shape, array.dtype) != (tensor.shape, tensor.dtype):
         raise ValueError(
-            f"a tensor of {tensor.dtype}{list(tensor.shape)} was read as {array.dtype}{array.shape}"
+            f"a tensor of {tensor.dtype}{tensor.shape} was read as {array.dtype}{array.shape}"
         )
-    flat = array.reshape(-1).view(np.uint8)
+    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     for start in range(0, flat.size, PIECE):
-        yield memoryview(flat[start : start + PIECE])
+        yield flat[start : start + PIECE].data
 
 
 @contextlib.contextmanager
@@ -77,7 +78,7 @@ def replaced(target: Path, nbytes: int, overwrite: bool = False) -> Iterator[Pat
         overwrite: replaces what is there.
 
     Raises:
-        ValueError: the target exists, or the disk has no room.
+        ValueError: the target exists, or the disk has no room or runs out of it.
     """
     target = target.absolute()
     if target.exists() and not overwrite:
@@ -89,13 +90,31 @@ def replaced(target: Path, nbytes: int, overwrite: bool = False) -> Iterator[Pat
             "be written; make room"
         )
     draft = target.with_name(f".{target.name}.draft{os.getpid()}")
+    remove(draft)  # of a process that was killed
     try:
         yield draft
-        if target.exists():
-            remove(target)
-        draft.rename(target)
+        _put(draft, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ValueError(f"{target.parent} is full; nothing of {target.name} is left") from error
     finally:
         remove(draft)
+
+
+def _put(draft: Path, target: Path) -> None:
+    """Renames over what is there; a folder must go aside first, and comes back on failure."""
+    if not target.is_dir():
+        draft.replace(target)
+        return
+    aside = target.with_name(f".{target.name}.aside{os.getpid()}")
+    target.rename(aside)
+    try:
+        draft.rename(target)
+    except BaseException:
+        aside.rename(target)
+        raise
+    remove(aside)
 
 
 def remove(path: Path) -> None:

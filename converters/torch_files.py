@@ -8,7 +8,8 @@ are read too, and the parameters of TorchScript archives.
 import io
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -97,10 +98,28 @@ def _mapped(path: Path) -> Callable[..., Stored]:
 def _load_archive(path: Path, part: Any, start: int) -> Any:
     try:
         archive = zipfile.ZipFile(part)
-    except zipfile.BadZipFile:
+    except (zipfile.BadZipFile, OSError, struct.error) as error:
         raise ValueError(
             f"{path} is cut short: its zip directory is missing; fetch the file again"
-        ) from None
+        ) from error
+    try:
+        pickled, sizes = _entries(path, archive, part, start)
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, struct.error, zlib.error) as error:
+        raise ValueError(f"{path} is damaged ({error}); fetch it again") from error
+
+    def storage(pid: tuple) -> _Storage:
+        _, dtype, key, _, numel = pid[:5]
+        if key not in sizes or sizes[key][1] < numel * dtype.itemsize:
+            raise ValueError(f"{path} is damaged: storage {key} is missing or short")
+        return _Storage(dtype, numel, lambda: sizes[key])
+
+    return Unpickler(io.BytesIO(pickled), str(path), _mapped(path), storage).load()
+
+
+def _entries(
+    path: Path, archive: zipfile.ZipFile, part: Any, start: int
+) -> tuple[bytes, dict[str, tuple[int, int]]]:
+    """The pickle, and where in the file each storage begins and how many bytes it has."""
     entries = {name.partition("/")[2]: name for name in archive.namelist()}
     if "data.pkl" not in entries:
         raise ValueError(f"{path} is a zip archive without data.pkl: no .pt file")
@@ -118,15 +137,7 @@ def _load_archive(path: Path, part: Any, start: int) -> Any:
                 raise ValueError(f"{path} is damaged at {info.filename}; fetch it again")
             skip = sum(struct.unpack("<HH", header[26:30]))
             sizes[inner[5:]] = (start + info.header_offset + 30 + skip, info.file_size)
-
-    def storage(pid: tuple) -> _Storage:
-        _, dtype, key, _, numel = pid[:5]
-        if key not in sizes or sizes[key][1] < numel * dtype.itemsize:
-            raise ValueError(f"{path} is damaged: storage {key} is missing or short")
-        return _Storage(dtype, numel, lambda: sizes[key])
-
-    pickled = io.BytesIO(archive.read(entries["data.pkl"]))
-    return Unpickler(pickled, str(path), _mapped(path), storage).load()
+    return archive.read(entries["data.pkl"]), sizes
 
 
 def _load_legacy(path: Path, part: Any, start: int, size: int) -> Any:
@@ -138,7 +149,8 @@ def _load_legacy(path: Path, part: Any, start: int, size: int) -> Any:
         _, dtype, key, _, numel = pid[:5]
         if len(pid) > 5 and pid[5] is not None:
             raise ValueError(f"{path} holds views of storages, which is not supported")
-        widths[key] = dtype.itemsize
+        if widths.setdefault(key, dtype.itemsize) != dtype.itemsize:
+            raise ValueError(f"{path} is damaged: storage {key} is of two types")
         return _Storage(dtype, numel, lambda: places[key])
 
     def load() -> Any:
@@ -146,15 +158,19 @@ def _load_legacy(path: Path, part: Any, start: int, size: int) -> Any:
 
     if load() != LEGACY:
         raise ValueError(f"{path} is a pickle, but not of PyTorch weights")
-    load(), load()  # protocol and machine
+    load()  # protocol
+    machine = load()
+    if not isinstance(machine, dict) or machine != {**machine, "little_endian": True}:
+        raise ValueError(f"{path} was written on a big-endian machine, which is not supported")
     held, keys = load(), load()
+    if not isinstance(keys, list) or sorted(widths) != sorted(map(str, keys)):
+        raise ValueError(f"{path} is damaged: its storages are not those of its tensors")
     position = file.tell()
     for key in keys:
-        file.seek(position)
-        (numel,) = struct.unpack("<q", file.read(8).ljust(8, b"\0"))
-        if key in widths:
-            places[key] = (start + position + 8, numel * widths[key])
-            position += 8 + numel * widths[key]
+        file.seek(min(position, size))
+        (numel,) = struct.unpack("<Q", file.read(8).ljust(8, b"\0"))
+        places[key] = (start + position + 8, numel * widths[key])
+        position += 8 + numel * widths[key]
     if position > size:
         raise ValueError(f"{path} is cut short: {size} bytes of {position}; fetch it again")
     return held
@@ -187,7 +203,9 @@ def _flat(held: Any, where: str) -> dict[str, Stored]:
     if isinstance(held, Stored):
         return {"": held}
     if isinstance(held, Module):
-        return {k: v for k, v in _walk(held, "")}
+        return dict(_walk(held, "", ()))
+    if isinstance(held, (tuple, list)):
+        held = dict(enumerate(held))
     if not isinstance(held, dict):
         raise ValueError(f"{where} holds a {type(held).__name__}, not a dict of tensors")
     if not any(isinstance(value, Stored) for value in held.values()):
@@ -195,30 +213,28 @@ def _flat(held: Any, where: str) -> dict[str, Stored]:
         if len(inner) != 1:
             raise ValueError(f"{where} holds no tensors at its top, but {sorted(map(str, held))}")
         held = held[inner[0]]
-    flat = {str(key): _entry(value) for key, value in held.items()}
-    if odd := [key for key, value in flat.items() if value is None]:
-        raise ValueError(f"{where}: {odd[0]} is no tensor but a {type(held[odd[0]]).__name__}")
-    return {key: value for key, value in flat.items() if value is not None}
+    return {str(key): _entry(value, f"{where}: {key}") for key, value in held.items()}
 
 
-def _entry(value: Any) -> Stored | None:
+def _entry(value: Any, where: str) -> Stored:
     if isinstance(value, Stored):
         return value
     if isinstance(value, io.BytesIO):
-        return in_memory(np.frombuffer(value.getvalue(), np.uint8))
-    if value is None:
-        return in_memory(np.zeros(0, np.uint8))
-    return in_memory(np.asarray(value)) if isinstance(value, (bool, int, float)) else None
+        value = value.getvalue()
+    if value is None or isinstance(value, bytes):
+        return in_memory(np.frombuffer(value or b"", np.uint8))
+    if not isinstance(value, (bool, int, float)):
+        raise ValueError(f"{where} is no tensor but a {type(value).__name__}")
+    return in_memory(np.asarray(value))
 
 
-def _walk(module: Module, prefix: str) -> list[tuple[str, Stored]]:
-    found = []
+def _walk(module: Module, prefix: str, above: tuple[Module, ...]) -> Iterator[tuple[str, Stored]]:
+    """The parameters, buffers and other tensors of a module; a module may refer to one above."""
     for name, value in vars(module).items():
         if isinstance(value, Stored):
-            found.append((prefix + name, value))
-        elif isinstance(value, Module):
-            found += _walk(value, f"{prefix}{name}.")
-    return found
+            yield prefix + name, value
+        elif isinstance(value, Module) and value is not module and value not in above:
+            yield from _walk(value, f"{prefix}{name}.", (*above, module))
 
 
 def write_torch(path: Path, tensors: Mapping[str, Stored]) -> None:
@@ -264,7 +280,7 @@ def write_archive(file: BinaryIO | Region, pickled: bytes, tensors: Mapping[str,
         for i, tensor in enumerate(tensors.values()):
             entry = zipfile.ZipInfo(f"archive/data/{i}")
             entry.file_size = tensor.nbytes
-            wide = tensor.nbytes >= zipfile.ZIP64_LIMIT  # then zipfile adds 20 bytes
+            wide = tensor.nbytes * 1.05 > zipfile.ZIP64_LIMIT  # then zipfile adds 20 bytes
             begin = stream.tell() + 30 + len(entry.filename) + 20 * wide
             fill = -(begin + 4) % ALIGN
             entry.extra = b"FB" + struct.pack("<H", fill) + bytes(fill)

@@ -15,13 +15,14 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from cosmos_jax import flops, metrics, optim, sharding, train
+from cosmos_jax import flops, optim, sharding, train
 from cosmos_jax import preview as previews
 from cosmos_jax.data import pipeline
 from cosmos_jax.data.layouts import DataConfig
 from cosmos_jax.diffusion import conditioning
-from cosmos_jax.encode import Encoder, codec_params
+from cosmos_jax.encode import Encoder
 from cosmos_jax.generate import Generator, SampleConfig
+from cosmos_jax.loop import CheckpointConfig, LogConfig, Loop, PreviewConfig
 from cosmos_jax.models.dit import DiT, DiTConfig
 from cosmos_jax.train import Process, Trainer
 from cosmos_jax.types import Batch, TrainState
@@ -75,7 +76,10 @@ SECTIONS = (
     *("mesh", "model", "codec", "text", "process", "optimizer"),
     *("data", "scene", "validation", "checkpoint", "preview", "sample", "log"),
 )
-SETTINGS = ("seed", "steps", "dtype", "attention", "remat", "trainable", "ema_rate")
+SETTINGS = (
+    *("seed", "steps", "dtype", "attention", "remat", "trainable", "ema_rate"),
+    *("init_from", "canary"),
+)
 SYNTHETIC = "synthetic"  # the root of the data set that is rendered
 DCT_CODEC = "cosmos_jax.models.dct_codec:DCTCodec"
 
@@ -125,7 +129,7 @@ def check_config(config: Any) -> dict[str, Any]:
     check_keys(values, [*SECTIONS, *SETTINGS], "config")
     if missing := [name for name in [*SECTIONS, *SETTINGS] if name not in values]:
         raise ValueError(f"config.{missing[0]} is missing")
-    if unset := [name for name in SETTINGS if values[name] is None]:
+    if unset := [name for name in SETTINGS if values[name] is None and name != "canary"]:
         raise ValueError(f"config.{unset[0]} must not be None")
     if values["steps"] < 1:
         raise ValueError(f"config.steps={values['steps']} must be at least 1")
@@ -194,7 +198,7 @@ def load(name: Any, where: str) -> Any:
 def part(values: Mapping[str, Any], section: str) -> Any:
     """An object of the class that `kind` names in a section, made of the section's other keys.
 
-    `weights` is no setting of the object: it says where its parameters come from (`encoder`).
+    `weights` is no setting of the object: it says where its parameters come from (`build_weights`).
     """
     settings = {key: value for key, value in values[section].items() if key != "weights"}
     kind = load(settings.pop("kind", None), f"config.{section}.kind")
@@ -231,74 +235,6 @@ def trainer(values: Mapping[str, Any]) -> Trainer:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class CheckpointConfig:
-    """When to save, and what stays (`checkpoints.Checkpoints`).
-
-    Two stay at least: the weights of the newest may be those that give the first NaN loss.
-    """
-
-    every: int
-    keep_last: int
-    keep_every: int | None
-
-    def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(f"config.checkpoint.every={self.every} must be at least 1")
-        if self.keep_last < 2 or (self.keep_every is not None and self.keep_every < 1):
-            raise ValueError(
-                f"config.checkpoint.keep_last={self.keep_last} must be at least 2 and "
-                f".keep_every={self.keep_every} at least 1, or None"
-            )
-
-
-@dataclasses.dataclass(frozen=True)
-class PreviewConfig:
-    """When to sample videos (0: at the end of training only), and of how many held-out clips."""
-
-    every: int
-    clips: int
-
-    def __post_init__(self) -> None:
-        if self.every < 0:
-            raise ValueError(f"config.preview.every={self.every} must be at least 0")
-
-
-@dataclasses.dataclass(frozen=True)
-class LogConfig:
-    """When to write a line of metrics, and to which Weights & Biases project."""
-
-    every: int
-    wandb: str
-    project: str
-
-    def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(f"config.log.every={self.every} must be at least 1")
-        if self.wandb not in metrics.WANDB_MODES:
-            raise ValueError(f"config.log.wandb={self.wandb!r} is none of {metrics.WANDB_MODES}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Loop:
-    """The loop's own settings.
-
-    Attributes:
-        steps: of the whole run.
-        batch: samples of one step, over all hosts.
-        rows: the rows of a batch that this host reads.
-        validation, checkpoint, preview, log: see their classes.
-    """
-
-    steps: int
-    batch: int
-    rows: list[int]
-    validation: ValidationConfig
-    checkpoint: CheckpointConfig
-    preview: PreviewConfig
-    log: LogConfig
-
-
 def loop(values: Mapping[str, Any], mesh: Mesh) -> Loop:
     """The loop's settings.
 
@@ -316,6 +252,7 @@ def loop(values: Mapping[str, Any], mesh: Mesh) -> Loop:
         steps=values["steps"],
         batch=batch,
         rows=sharding.batch_rows(mesh, batch),
+        canary=None if values["init_from"] == "random" else values["canary"],
         validation=validation,
         checkpoint=make(CheckpointConfig, values["checkpoint"], "config.checkpoint"),
         preview=make(PreviewConfig, values["preview"], "config.preview"),
@@ -453,23 +390,6 @@ def data(values: Mapping[str, Any], trainer: Trainer, folder: Path) -> pipeline.
                 f"{network.view_rows - 1}; give ids in config.data.cameras"
             )
     return found
-
-
-def encoder(values: Mapping[str, Any], mesh: Mesh) -> Encoder:
-    """Clips to latents and text embeddings, with the codec's weights on the mesh.
-
-    Raises:
-        ValueError: the codec has weights, and the config does not say where they come from.
-    """
-    video_codec = codec(values)
-    has_weights = jax.tree.leaves(jax.eval_shape(video_codec.init, jax.random.key(0)))
-    if has_weights and dict(values["codec"]).get("weights") != "random":
-        raise ValueError(
-            f'config.codec.weights must be "random" for {values["codec"]["kind"]}: '
-            "published weights cannot be read yet, and random ones are not taken unasked"
-        )
-    weights = codec_params(video_codec, jax.random.key(values["seed"]), mesh)
-    return Encoder(video_codec, weights, text_encoder(values), mesh, values["dtype"])
 
 
 def sample_config(values: Mapping[str, Any], **changes: Any) -> SampleConfig:

@@ -31,10 +31,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from flax import traverse_util
 
-from cosmos_jax import optim
-from cosmos_jax.types import Params, TrainState
+from cosmos_jax.types import TrainState
 
 LATEST = "latest_checkpoint.txt"
 FROZEN = "frozen"
@@ -186,14 +184,14 @@ class Checkpoints:
         """
         path = locate(self._directory)
         record = read_record(path)
-        still_path = _frozen_path(path, record)
+        still_path = frozen_path(path, record)
         moving = {name: getattr(abstract, name) for name in MOVING}
         still = {"frozen": abstract.frozen, "constants": abstract.constants}
-        _check_arrays(path, path, moving)
-        _check_arrays(path, still_path, still)
-        _check_same(path, _leaves({"model": record.model}), _leaves({"model": self._model}))
-        moving = _read(path, moving)
-        still = _read(still_path, still)
+        check_arrays(path, path, moving)
+        check_arrays(path, still_path, still)
+        _check_same(path, leaves({"model": record.model}), leaves({"model": self._model}))
+        moving = read_items(path, moving)
+        still = read_items(still_path, still)
         self._digest = digest(still)
         if self._digest != record.frozen:
             raise ValueError(
@@ -291,49 +289,6 @@ def read_record(path: str | os.PathLike) -> Record:
     return Record(**ocp.JsonCheckpointHandler().restore(path / "record"))
 
 
-def restore_weights(
-    path: str | os.PathLike, params: Params, constants: Params, ema: bool
-) -> tuple[Params, Params]:
-    """The whole network of one checkpoint, for sampling; the optimiser is not read.
-
-    Which parameters were trained is read from the checkpoint: those come from the EMA (or, where
-    `ema` is False, from the float32 masters), the others from the frozen arrays.
-
-    Args:
-        path: one checkpoint folder, as `locate` returns.
-        params: all parameters, as `jax.ShapeDtypeStruct` with shardings. Values are cast to these
-            dtypes as they are read.
-        constants: the constants, likewise.
-        ema: whether to take the EMA.
-
-    Returns:
-        The parameters and the constants.
-
-    Raises:
-        ValueError: the checkpoint is of another model, or has no EMA.
-    """
-    path = pathlib.Path(path).absolute()
-    record = read_record(path)
-    item = "ema" if ema else "params"
-    if not (path / item).is_dir():
-        raise ValueError(
-            f"{path} holds no {item}: the run kept no EMA; sample from the regular weights instead"
-        )
-    still_path = _frozen_path(path, record)
-    names, flat = _leaves(_metadata(path, item)), traverse_util.flatten_dict(params, sep="/")
-    trained, frozen = (
-        traverse_util.unflatten_dict(
-            {k: v for k, v in flat.items() if (k in names) == chosen}, sep="/"
-        )
-        for chosen in (True, False)
-    )
-    still = {"frozen": frozen, "constants": constants}
-    _check_arrays(path, path, {item: trained}, dtypes=False)
-    _check_arrays(path, still_path, still, dtypes=False)
-    still = _read(still_path, still)
-    return optim.merge(_read(path, {item: trained})[item], still["frozen"]), still["constants"]
-
-
 def digest(tree: Any) -> str:
     """A hash of the names, shapes, dtypes and bits of arrays, the same on any mesh; "" for none.
 
@@ -343,8 +298,8 @@ def digest(tree: Any) -> str:
     if not jax.tree.leaves(tree):
         return ""
     sums = jax.jit(lambda t: jax.tree.map(_sum_of_bits, t))(tree)
-    held = _leaves(tree)
-    lines = [f"{k} {held[k].shape} {held[k].dtype} {int(s)}" for k, s in _leaves(sums).items()]
+    held = leaves(tree)
+    lines = [f"{k} {held[k].shape} {held[k].dtype} {int(s)}" for k, s in leaves(sums).items()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
@@ -358,7 +313,7 @@ def _sum_of_bits(x: jax.Array) -> jax.Array:
     return jnp.sum(bits, dtype=jnp.uint32)
 
 
-def _leaves(tree: Any) -> dict[str, Any]:
+def leaves(tree: Any) -> dict[str, Any]:
     """Leaves by path, as "blocks/q/kernel"; fields, keys and positions are all written alike."""
     pairs, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
@@ -369,7 +324,7 @@ def _standard_save(items: Mapping[str, Any]) -> dict[str, Any]:
     return {k: ocp.args.StandardSave(v) for k, v in items.items() if jax.tree.leaves(v)}
 
 
-def _read(folder: pathlib.Path, items: Mapping[str, Any]) -> dict[str, Any]:
+def read_items(folder: pathlib.Path, items: Mapping[str, Any]) -> dict[str, Any]:
     """Reads items of a folder onto the shardings of `items`; one without arrays is itself."""
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, dict(items))
     args = {k: ocp.args.StandardRestore(v) for k, v in abstract.items() if jax.tree.leaves(v)}
@@ -380,14 +335,14 @@ def _read(folder: pathlib.Path, items: Mapping[str, Any]) -> dict[str, Any]:
     return {k: held[k] if k in args else v for k, v in items.items()}
 
 
-def _metadata(folder: pathlib.Path, item: str) -> Any:
+def metadata(folder: pathlib.Path, item: str) -> Any:
     """Shapes and dtypes of an item, without reading it; an item that is not there has none."""
     if not (folder / item).is_dir():
         return {}
     return ocp.StandardCheckpointHandler().metadata(folder / item).tree
 
 
-def _check_arrays(
+def check_arrays(
     path: pathlib.Path, folder: pathlib.Path, items: Mapping[str, Any], dtypes: bool = True
 ) -> None:
     """Compares the shapes of stored items with those wanted, before any array is read."""
@@ -396,8 +351,8 @@ def _check_arrays(
         return f"{jnp.dtype(leaf.dtype)}{list(leaf.shape)}" if dtypes else f"{list(leaf.shape)}"
 
     for item, wanted in items.items():
-        trees = ({item: _metadata(folder, item)}, {item: wanted})
-        there, here = ({k: describe(v) for k, v in _leaves(t).items()} for t in trees)
+        trees = ({item: metadata(folder, item)}, {item: wanted})
+        there, here = ({k: describe(v) for k, v in leaves(t).items()} for t in trees)
         _check_same(path, there, here)
 
 
@@ -412,7 +367,7 @@ def _check_same(path: pathlib.Path, there: Mapping[str, Any], here: Mapping[str,
             )
 
 
-def _frozen_path(path: pathlib.Path, record: Record) -> pathlib.Path:
+def frozen_path(path: pathlib.Path, record: Record) -> pathlib.Path:
     """The folder of the frozen arrays that belong to a step (of no items, where it has none)."""
     folder = path.parent / FROZEN / record.frozen
     if record.frozen and not folder.is_dir():

@@ -1,13 +1,13 @@
 """Clips in host memory to the batch that a step sees: latents and text embeddings on the mesh."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, UInt8
 
 from cosmos_jax import sharding
@@ -27,14 +27,28 @@ CAPTIONS = 32  # embeddings kept; one of 512 x 100,352 takes 103 MB in bfloat16
 
 
 class Encoder:
-    """Encodes clips with one compiled function; holds the codec's weights and the text encoder."""
+    """Encodes clips with one compiled function; holds the codec's weights.
 
-    def __init__(self, codec: Any, params: Params, text: Any, mesh: Mesh, dtype: Any):
-        self.codec, self.params, self.text = codec, params, text
-        self.mesh, self.dtype = mesh, dtype
+    Args:
+        codec: the codec.
+        params: its weights.
+        embed: one caption to its embedding `[s e]`.
+        mesh: where batches go.
+        dtype: the compute dtype.
+    """
+
+    def __init__(
+        self,
+        codec: Any,
+        params: Params,
+        embed: Callable[[str], np.ndarray],
+        mesh: Mesh,
+        dtype: Any,
+    ):
+        self.codec, self.params, self.mesh, self.dtype = codec, params, mesh, dtype
         # Views without a caption of their own share the empty one; episodes repeat theirs.
         self._embed = functools.lru_cache(maxsize=CAPTIONS)(
-            lambda caption: text.encode([caption])[0].astype(dtype)
+            lambda caption: embed(caption).astype(dtype)
         )
         self._encode = jax.jit(lambda p, pixels: pixels_to_latents(codec, p, pixels, dtype))
 
@@ -68,9 +82,3 @@ class Encoder:
     def embed(self, captions: Any) -> Float[np.ndarray, "b v s e"]:
         """Embeds the captions of a stack of clips in the compute dtype; keeps the latest."""
         return np.stack([np.stack([self._embed(caption) for caption in v]) for v in captions])
-
-
-def codec_params(codec: Any, key: Any, mesh: Mesh) -> Params:
-    """Random codec weights, whole on every device (`{}` for a codec without weights)."""
-    everywhere = NamedSharding(mesh, sharding.P())
-    return jax.jit(codec.init, out_shardings=everywhere)(key)

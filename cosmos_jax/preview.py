@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosmos_jax import checkpoints, optim, videos
+from cosmos_jax import optim, videos
 from cosmos_jax.data import pipeline, video
 from cosmos_jax.encode import Encoder
 from cosmos_jax.generate import Generator
-from cosmos_jax.train import Trainer
 from cosmos_jax.types import Clip, Params, TrainState
 
 
@@ -33,18 +31,6 @@ def sampling_variables(state: TrainState, ema: bool) -> dict[str, Params]:
     """The network's variables: the average where it is asked for and kept, else the masters."""
     trained = state.ema if ema and state.ema is not None else state.params
     return {"params": optim.merge(trained, state.frozen), "constants": state.constants}
-
-
-def load_variables(
-    path: Path, trainer: Trainer, abstract: TrainState, ema: bool
-) -> dict[str, Params]:
-    """The network's variables from one checkpoint, in the compute dtype; no optimiser is read."""
-    shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, trainer.dtype, sharding=leaf.sharding),
-        optim.merge(abstract.params, abstract.frozen),
-    )
-    params, constants = checkpoints.restore_weights(path, shapes, abstract.constants, ema)
-    return {"params": params, "constants": constants}
 
 
 def sample_clips(

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.typing import DTypeLike
@@ -118,6 +119,25 @@ class Trainer:
         places = jax.tree.map(lambda leaf: leaf.sharding, self.abstract_state(inputs, mesh))
         init = jax.jit(lambda key: self.init(key, inputs), out_shardings=places)
         return init(jax.random.fold_in(jax.random.key(self.seed), INIT))
+
+    def start(
+        self, abstract: TrainState, params: Params, frozen: Params, constants: Params
+    ) -> TrainState:
+        """The state before the first step from weights that are on the devices already.
+
+        Args:
+            abstract: the state as shapes with shardings (`abstract_state`).
+            params: what is trained, float32.
+            frozen: the rest, in the compute dtype.
+            constants: the constants.
+        """
+        places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+        moments = jax.jit(self.optimizer.init, out_shardings=places.opt_state)(params)
+        ema = None
+        if abstract.ema is not None:
+            ema = jax.jit(lambda p: jax.tree.map(jnp.copy, p), out_shardings=places.ema)(params)
+        step = jax.make_array_from_callback((), places.step, lambda _: np.zeros((), np.int32))
+        return TrainState(step, params, frozen, constants, moments, ema)
 
     def loss(
         self, params: Params, state: TrainState, batch: Batch, draws: flow.Draws

@@ -17,6 +17,9 @@ def get_config() -> ConfigDict:
     config.attention = "auto"  # cudnn on GPUs in bfloat16, else xla
     config.remat = "attention"  # what a block keeps for its backward pass: none, attention, full
     config.trainable = ".*"  # regex that matches the whole path of what is trained
+    config.init_from = "random"  # or all that converters.convert reads: a path, hf://OWNER/NAME/FILE
+    # Pretrained weights are taken for missing above this loss / baseline; None: not looked at.
+    config.canary = 0.8
     config.ema_rate = 0.1  # width of the power-function average of the weights; 0 keeps none
 
     config.mesh = ConfigDict({"data": 1, "fsdp": 1, "context": 1})  # one may be -1: what is left
@@ -34,6 +37,7 @@ def get_config() -> ConfigDict:
     config.text = ConfigDict(
         {
             "kind": "cosmos_jax.models.hashed_text:HashedText",
+            "weights": placeholder(str),
             "tokens": 512,
             "width": 100_352,
         }

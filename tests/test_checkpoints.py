@@ -14,7 +14,7 @@ import optax
 import pytest
 from jax.sharding import NamedSharding
 
-from cosmos_jax import checkpoints, sharding
+from cosmos_jax import checkpoints, run_weights, sharding
 from cosmos_jax.types import TrainState
 
 MODEL = {"blocks": 2, "views": (0, 1), "codec": {"name": "dct"}}
@@ -156,7 +156,7 @@ def test_a_complete_step_is_not_written_again(tmp_path):
 def test_another_shape_is_named_with_both_shapes_before_reading(opened, monkeypatch):
     opened.save(make_state(1, width=16), 0, None)
     opened.wait()
-    monkeypatch.setattr(checkpoints, "_read", None)
+    monkeypatch.setattr(checkpoints, "read_items", None)
     other = abstract_on(sharding.make_mesh(8, 1, 1), make_state(1, width=24))
     message = (
         r"another model: params/blocks/q/kernel is float32\[2, 16, 16\] there and "
@@ -226,7 +226,7 @@ def test_weights_for_sampling_are_read_without_the_optimiser(tmp_path, ema):
         lambda x: jax.ShapeDtypeStruct(x.shape, jnp.bfloat16, sharding=x.sharding), whole
     )
     path = checkpoints.locate(tmp_path)
-    params, constants = checkpoints.restore_weights(path, abstract, state.constants, ema)
+    params, constants = run_weights.restore_weights(path, abstract, state.constants, ema)
     trained = state.ema if ema else state.params
     assert_same_bits(params["norm"]["scale"], trained["norm"]["scale"].astype(jnp.bfloat16))
     assert_same_bits(params["blocks"]["k"], state.frozen["blocks"]["k"])
@@ -238,10 +238,10 @@ def test_weights_of_another_model_or_without_ema(tmp_path):
     state = make_state(2).replace(ema=None)
     path = saved(tmp_path / "c", state) / "2"
     with pytest.raises(ValueError, match="no ema"):
-        checkpoints.restore_weights(path, state.params, state.constants, ema=True)
+        run_weights.restore_weights(path, state.params, state.constants, ema=True)
     other = make_state(2, width=24)
     with pytest.raises(ValueError, match=r"q/kernel is \[2, 16, 16\] there and \[2, 24, 24\]"):
-        checkpoints.restore_weights(path, other.params, other.constants, ema=False)
+        run_weights.restore_weights(path, other.params, other.constants, ema=False)
 
 
 def test_locate_takes_a_work_folder_a_checkpoints_folder_or_a_checkpoint(tmp_path):

@@ -117,9 +117,7 @@ def test_every_published_tensor_has_its_place(name):
     stored = {k: tuple(s) for k, s in KEYS[name].items() if not k.endswith("._extra_state")}
     table = dit25.table(config)
     assert rules.reference_shapes(table, tree) == stored
-    tensors = {
-        k: in_memory(np.broadcast_to(np.int8(0), s or ())) for k, s in KEYS[name].items()
-    }
+    tensors = {k: in_memory(np.broadcast_to(np.int8(0), s or ())) for k, s in KEYS[name].items()}
     arrays = rules.read(table, tensors, tree)
     flat = traverse_util.flatten_dict(tree, sep="/")
     assert {k: a.shape for k, a in arrays.items()} == {k: x.shape for k, x in flat.items()}

@@ -96,9 +96,7 @@ def test_files_of_torch(legacy, tmp_path):
         assert tensors[key].shape == array.shape
     module = torch.nn.Linear(3, 2).state_dict()
     torch.save({"model": module}, tmp_path / "m.pt", _use_new_zipfile_serialization=new)
-    same(
-        torch_files.open_torch(tmp_path / "m.pt"), {key: x.numpy() for key, x in module.items()}
-    )
+    same(torch_files.open_torch(tmp_path / "m.pt"), {key: x.numpy() for key, x in module.items()})
 
 
 @pytest.mark.torch
@@ -314,11 +312,6 @@ def test_files_of_the_hub(tmp_path, monkeypatch):
             raise error
 
         return fail
-
-    class Response:
-        headers: dict = {}
-        request = None
-        status_code = 403
 
     for kind, words in (
         (errors.GatedRepoError, "licence must be accepted"),

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from converters.parity_checks.published_sizes import published_size
 from cosmos_jax.data import transforms
 
 SIZES = [(40, 72), (64, 96), (17, 50), (100, 30), (81, 145), (192, 320)]
@@ -143,10 +144,10 @@ def test_reflect_pad_refuses_bars_wider_than_the_picture():
     ],
 )
 def test_published_sizes(resolution, size, expected):
-    assert transforms.published_size(resolution, size) == expected
+    assert published_size(resolution, size) == expected
 
 
 @pytest.mark.core
 def test_unknown_resolution():
     with pytest.raises(ValueError, match=r"'481' is not one of .*'480p'"):
-        transforms.published_size("481", (480, 832))
+        published_size("481", (480, 832))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import pathlib
 import re
 
@@ -12,7 +11,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from converters import dit25, rules
+from converters.parity_checks import networks
+from converters.parity_checks.golden import Golden, Options
 from cosmos_jax import sharding
 from cosmos_jax.models import layers, rope
 from cosmos_jax.models.dit import DiT, DiTConfig, control_from_trunk
@@ -21,152 +21,50 @@ GOLDENS = pathlib.Path(__file__).parent / "goldens"
 NETS = ["net_lvg", "net_mv", "net_control", "net_cross_control"]
 
 
-def by_view(x, views):
-    """A reference array [B, C, V*T, H, W] as [b v t h w c]."""
-    b, c, vt, h, w = x.shape
-    return np.moveaxis(x.reshape(b, c, views, vt // views, h, w), 1, -1)
-
-
-class Golden:
-    """A file of reference numbers in our layout."""
-
-    def __init__(self, name):
-        with np.load(GOLDENS / f"{name}.npz") as file:
-            self.arrays = dict(file)
-        described = json.loads(str(self.arrays["config_json"]))
-        self.views = described["V"]
-        config = dit25.config(described["cls"], described["cfg"])
-        self.config = dataclasses.replace(config, dtype="float32")
-        self.table = dit25.table(self.config)
-        self.out = by_view(self.arrays["out"], self.views)
-        self.weight = by_view(self.arrays["loss_weight"], self.views)
-
-    def named(self, prefix):
-        return {k[len(prefix) :]: x for k, x in self.arrays.items() if k.startswith(prefix)}
-
-    def inputs(self):
-        given = self.named("in/")
-        latents = by_view(given["x_B_C_T_H_W"], self.views)
-        b, v, t = latents.shape[:3]
-        text = given["crossattn_emb"]
-        inputs = dict(
-            latents=latents,
-            timesteps=given["timesteps_B_T"].reshape(b, 1, 1),
-            text=text.reshape(b, v, -1, text.shape[-1]),
-            view_ids=np.zeros((b, v), np.int32),
-            condition_mask=by_view(given["condition_video_input_mask_B_C_T_H_W"], self.views)[
-                :, :, :, 0, 0, 0
-            ],
-            padding_mask=given["padding_mask"][:, 0],
-            fps=given["fps"],
-        )
-        if "view_indices_B_T" in given:
-            inputs["view_ids"] = given["view_indices_B_T"].reshape(b, v, t)[:, :, 0].astype("i4")
-        if "latent_control_input" in given:
-            inputs["control"] = by_view(given["latent_control_input"], self.views)
-            inputs["control_scale"] = given["control_context_scale"]
-        return jax.tree.map(jnp.asarray, inputs)
-
-    @functools.cached_property
-    def variables(self):
-        """Numpy arrays."""
-        like = jax.eval_shape(DiT(self.config).init, jax.random.key(0), **self.inputs())
-        return rules.to_ours(self.table, self.named("sd/"), like)
-
-
-golden = functools.cache(Golden)
-
-
 @functools.cache
-def evaluated(name):
-    """Loss, output, activations and gradients of a golden's network."""
-    g = golden(name)
-    inputs, variables = g.inputs(), jax.tree.map(jnp.asarray, g.variables)
-
-    def loss(params, inputs):
-        out, state = DiT(g.config).apply(
-            {"params": params, "constants": variables["constants"]},
-            **inputs,
-            capture_intermediates=True,
-            mutable=["intermediates"],
-        )
-        return 10 * jnp.mean(out * g.weight), (out, state["intermediates"])
-
-    step = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    (value, (out, seen)), grads = step(variables["params"], inputs)
-    grads = rules.to_reference(g.table, {"params": grads, "constants": variables["constants"]})
-    return value, out, seen, grads
+def compared(name):
+    """The golden file, and the rows of its comparison."""
+    golden = Golden.load(GOLDENS / f"{name}.npz")
+    check = networks.check_bfloat16 if name == "nets_bf16" else networks.check
+    return golden, list(check(golden, Options()))
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_output_equals_the_reference(name):
-    value, out, _, _ = evaluated(name)
-    assert out.dtype == jnp.float32
-    np.testing.assert_allclose(out, golden(name).out, atol=2e-5, rtol=0)
-    np.testing.assert_allclose(value, golden(name).arrays["loss"], atol=2e-5)
-
-
-def activations(seen, act, blocks):
-    """Pairs of our activation and the reference's name for it."""
-    seen = {
-        k.removesuffix("/__call__"): x[0]
-        for k, x in traverse_util.flatten_dict(seen, sep="/").items()
-    }
-    yield seen["embed"], "x_embedder"
-    yield seen["time/out"], "t_embedder.1"
-    yield seen["time/norm"], "t_embedding_norm"
-    yield layers.gelu(seen["text_project"]), "crossattn_proj"
-    yield seen["final/out"], "final_layer"
-    yield seen["blocks/self_attn/q_norm"][0], "blocks.0.self_attn.q_norm"
-    yield seen["blocks/self_attn"][0], "blocks.0.self_attn"
-    yield seen["blocks/text_attn"][0], "blocks.0.cross_attn"
-    yield seen["blocks/mlp"][0], "blocks.0.mlp"
-    for i in range(blocks):
-        yield seen["blocks/output"][i], f"blocks.{i}"
-    if "blocks.0.cross_view_attn" in act:
-        yield seen["blocks/view_attn"][0], "blocks.0.cross_view_attn"
-    if "control_embedder" in act:
-        yield seen["control/stem/embed"], "control_embedder"
-        for i, running in enumerate(seen["control/blocks/output"]):
-            hints = seen["control/blocks/after"][: i + 1]
-            yield jnp.concatenate([hints, running[None]]), f"control_blocks.{i}"
-    if "input_hint_block" in act:
-        yield layers.silu(seen["control/stem/hint_6"]), "input_hint_block"
+    _, rows = compared(name)
+    errors = {row.what: row.max_error for row in rows if row.what in ("out", "loss")}
+    assert len(errors) == 2
+    assert all(error <= 2e-5 for error in errors.values()), errors
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_activations_equal_the_reference(name):
-    act = golden(name).named("act/")
-    pairs = list(activations(evaluated(name)[2], act, golden(name).config.blocks))
-    assert len(pairs) == len(act) - 2  # The sinusoid and the angles are inside our functions.
-    for ours, key in pairs:
-        error = np.abs(np.asarray(ours).reshape(act[key].shape) - act[key]).max()
-        assert error <= 2e-5, (key, error)
+    golden, rows = compared(name)
+    rows = [row for row in rows if row.what.startswith("act/")]
+    # Cosines and sines of the angles are two rows.
+    assert {row.what.split(",")[0] for row in rows} == {f"act/{n}" for n in golden.names("act/")}
+    assert all(row.max_error <= 2e-5 for row in rows), rows
+    assert golden.not_compared() == []
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_gradients_equal_the_reference(name):
-    g, grads = golden(name), evaluated(name)[3]
-    for key, wanted in g.named("grad/").items():
-        error = np.abs(grads[key] - wanted).max()
-        assert error <= 1e-4 * np.abs(wanted).max(), (key, error)
-    norms = json.loads(str(g.arrays["grad_norms_json"]))
-    assert len(norms) >= 89
-    for key, norm in norms.items():
-        np.testing.assert_allclose(np.linalg.norm(grads[key]), norm, rtol=1e-4, err_msg=key)
+    golden, rows = compared(name)
+    assert len(golden.json("grad_norms_json")) >= 89
+    rows = [row for row in rows if row.what.startswith("grad")]
+    assert len(rows) == len(golden.names("grad/")) + 1  # and one row for the norms
+    assert all(row.max_error <= 0.1 * row.limit for row in rows), rows  # within 1e-4
 
 
 @pytest.mark.parametrize("name", NETS)
 def test_bfloat16_is_as_near_as_the_reference(name):
-    g = golden(name)
-    with np.load(GOLDENS / "nets_bf16.npz") as file:
-        wanted = by_view(file[f"{name}/out"], g.views)
-        rms = file[f"{name}/rms_diff_vs_fp32"]
-    copy = jax.tree.map(lambda x: x.astype(jnp.bfloat16), g.variables)
-    net = DiT(dataclasses.replace(g.config, dtype="bfloat16"))
-    out = jax.jit(lambda variables: net.apply(variables, **g.inputs()))(copy)
-    assert out.dtype == jnp.float32
-    assert np.sqrt(np.mean(np.square(out - wanted))) <= 1.6 * rms
+    golden, rows = compared("nets_bf16")
+    rows = [row for row in rows if row.what.startswith((f"{name}/", f"{name}:"))]
+    limits = {row.what: row.limit for row in rows}
+    assert limits[f"{name}/out"] == pytest.approx(1.6 * golden[f"{name}/rms_diff_vs_fp32"])
+    # The output, the dtypes, and every activation.
+    assert len(rows) == 2 + len(golden.names(f"{name}/act/"))
+    assert all(row.ok for row in rows), rows
 
 
 def test_float32_masters_and_their_bfloat16_copy_give_the_same_output():

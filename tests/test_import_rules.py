@@ -215,7 +215,6 @@ def test_what_one_training_run_makes_a_reader_load():
 
 def test_every_package_that_is_imported_is_a_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"]
 
     def names(requirements: list[str]) -> set[str]:
         return {
@@ -224,8 +223,6 @@ def test_every_package_that_is_imported_is_a_dependency():
 
     for module, found in all_imports().items():
         declared = names(project["dependencies"])
-        if module.startswith("converters"):
-            declared |= names(extras["torch"])
         for item in found:
             if not item.ours and item.top not in sys.stdlib_module_names:
                 wanted = DISTRIBUTIONS.get(item.top, item.top)

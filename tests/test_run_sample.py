@@ -267,8 +267,9 @@ class Sampler:
         count = int(np.prod(list(sizes.values())))
         self.mesh = sharding.make_mesh(**sizes, devices=jax.devices()[:count])
         self.trainer = tiny.trainer(".*")
+        text = HashedText(tokens=3, width=tiny.TEXT)
         self.encoder = Encoder(
-            DCTCodec(), {}, HashedText(tokens=3, width=tiny.TEXT), self.mesh, "float32"
+            DCTCodec(), {}, lambda caption: text.encode([caption])[0], self.mesh, "float32"
         )
         params, constants = weights()
         params = jax.device_put(params, sharding.param_shardings(params, self.mesh))

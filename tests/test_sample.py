@@ -1,61 +1,38 @@
 """The denoising loop: the reference's latents, and independence of batch and mesh."""
 
-import json
+import functools
 import pathlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from einops import rearrange
 
+from converters.parity_checks import sampling, toy
+from converters.parity_checks.golden import Golden, Options, by_view
 from cosmos_jax import sample, sharding
-from cosmos_jax.diffusion import unipc
 
 pytestmark = pytest.mark.core
 
-GOLDEN = np.load(pathlib.Path(__file__).parent / "goldens" / "cfg_sampling.npz")
-CASES = json.loads(str(GOLDEN["cases_json"]))
+GOLDEN = Golden.load(pathlib.Path(__file__).parent / "goldens" / "cfg_sampling.npz")
+CASES = GOLDEN.json("cases_json")
 
 
 def read(case, name):
     """An array of a golden case, 5-d ones as `b v t h w c`."""
-    x = jnp.asarray(GOLDEN[f"{case['name']}/{name}"])
-    return rearrange(x, "b c (v t) h w -> b v t h w c", v=case["V"]) if x.ndim == 5 else x
-
-
-def golden_schedule(case):
-    if case["use_karras_sigma"]:
-        return unipc.schedule(unipc.karras_sigmas(case["num_steps"]))
-    return unipc.schedule(unipc.shift_sigmas(case["num_steps"], case["shift"]))
-
-
-def toy(coefs, control, mask, text_means):
-    """The golden files' network; `text_means` has one entry for each row of the batch it gets."""
-    a, b, c, d, e, f = coefs
-
-    def velocity(x, timesteps):
-        means = text_means[:, None, None, None, None, None]
-        assert len(x) == len(timesteps) == len(means)
-        control_rows = jnp.tile(control, (len(x) // len(control), 1, 1, 1, 1, 1))
-        mask_rows = jnp.tile(mask, (len(x) // len(mask), 1, 1))[..., None, None, None]
-        time = timesteps[..., None, None, None] / 1000
-        x = x.astype(jnp.float32)
-        return a * x + b * jnp.sin(x) + c * control_rows + d * time + e * mask_rows + f * means
-
-    return velocity
+    x = GOLDEN[f"{case['name']}/{name}"]
+    return jnp.asarray(by_view(x, case["V"]) if x.ndim == 5 else x)
 
 
 def inputs(case):
     mask = read(case, "in/condition_mask")[:, :, :, 0, 0, 0]
-    coefs = [case["coefs"][k] for k in "abcdef"]
-    weight = case["control_weight"] if case["multiview"] else 0.0
+    coefs, weight = toy.coefficients(case), toy.control_weight(case)
     cond = read(case, "in/text").mean((1, 2))
     uncond = read(case, "in/neg_text").mean((1, 2)) * case["negative_prompt"]
-    both = toy(
+    both = toy.velocity(
         coefs, weight * read(case, "in/control_latent"), mask, jnp.concatenate([cond, uncond])
     )
-    alone = toy(coefs, weight * read(case, "in/control_latent"), mask, cond)
+    alone = toy.velocity(coefs, weight * read(case, "in/control_latent"), mask, cond)
     return both, alone, read(case, "in/noise"), read(case, "in/x0_latent"), mask
 
 
@@ -65,37 +42,31 @@ def run(case, velocity, noise, given, mask, guidance, dtype=jnp.float32):
         noise,
         given,
         mask,
-        golden_schedule(case),
+        sampling.schedule(case["num_steps"], case["shift"], case["use_karras_sigma"]),
         guidance,
         conditional_frame_timestep=case["conditional_frame_timestep"],
         dtype=dtype,
     )
 
 
+@functools.cache
+def compared():
+    return {row.what: row for row in sampling.check_loop(GOLDEN, Options())}
+
+
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_latents_are_the_references(case):
-    both, _, noise, given, mask = inputs(case)
-    seen = []
-
-    def spy(x, timesteps):
-        jax.debug.callback(lambda x, t: seen.append((x, t)), x, timesteps, ordered=True)
-        return both(x, timesteps)
-
-    solve = jax.jit(lambda noise, g: run(case, spy, noise, given, mask, g))
-    latents = solve(noise, jnp.float32(case["guidance"]))
-    jax.effects_barrier()
-    np.testing.assert_allclose(latents, read(case, "out/latents"), atol=1e-4)
-    assert np.array_equal(seen[0][0][:1], read(case, "net_in_x_first_cond"))
-    # The reference calls its network twice a step (cond, uncond); ours sees both in one batch.
-    times = np.concatenate([t.reshape(2, 1, -1) for _, t in seen])
-    np.testing.assert_allclose(times, read(case, "net_in_t"), rtol=1e-6)
+    rows, name = compared(), case["name"]
+    assert rows[f"{name}/out/latents"].max_error <= 1e-4
+    assert rows[f"{name}/net_in_x_first_cond"].max_error == 0
+    assert rows[f"{name}/net_in_t"].max_error <= 1e-4
+    assert rows[f"{name}/net_in_ctx_mean"].ok
+    assert GOLDEN.not_compared() == []
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
 def test_initial_noise_is_the_references_bit_for_bit(case):
-    wanted = read(case, "in/noise")
-    sizes = dict(zip("bvthwc", wanted.shape))
-    assert np.array_equal(sample.initial_noise(case["seed"], **sizes), wanted)
+    assert compared()[f"{case['name']}/in/noise"].max_error == 0
 
 
 def test_views_share_no_noise():
@@ -152,11 +123,11 @@ def test_a_sample_does_not_depend_on_its_batch():
     case = CASES[0]
     both, _, noise, given, mask = inputs(case)
     alone = run(case, both, noise, given, mask, 3.0)
-    coefs = [case["coefs"][k] for k in "abcdef"]
+    coefs = toy.coefficients(case)
     cond, uncond = (read(case, f"in/{name}").mean((1, 2)) for name in ("text", "neg_text"))
     texts = jnp.concatenate([cond + 1, cond, uncond - 1, uncond])
     control = jnp.tile(case["control_weight"] * read(case, "in/control_latent"), (2,) + (1,) * 5)
-    pair = toy(coefs, control, jnp.tile(mask, (2, 1, 1)), texts)
+    pair = toy.velocity(coefs, control, jnp.tile(mask, (2, 1, 1)), texts)
     stacked = run(
         case,
         pair,

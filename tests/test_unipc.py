@@ -1,6 +1,6 @@
 """UniPC: the reference's trajectories, and the properties of the solver."""
 
-import json
+import functools
 import pathlib
 
 import jax
@@ -8,18 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from converters.parity_checks import sampling
+from converters.parity_checks.golden import Golden, Options
 from cosmos_jax.diffusion import unipc
 
 pytestmark = pytest.mark.core
 
-GOLDEN = np.load(pathlib.Path(__file__).parent / "goldens" / "unipc.npz")
-CASES = list(enumerate(json.loads(str(GOLDEN["cases_json"]))))
+GOLDEN = Golden.load(pathlib.Path(__file__).parent / "goldens" / "unipc.npz")
 
 
-def sigmas_of(case):
-    if case.get("karras", False):
-        return unipc.karras_sigmas(case["steps"])
-    return unipc.shift_sigmas(case["steps"], case["shift"])
+@functools.cache
+def compared():
+    return list(sampling.check_solver(GOLDEN, Options()))
 
 
 def rows(schedule):
@@ -39,27 +39,20 @@ def field(mu, spread=0.3):
     return velocity
 
 
-@pytest.mark.parametrize("i, case", CASES)
-def test_every_step_of_the_references_trajectory(i, case):
-    schedule = unipc.schedule(sigmas_of(case))
-    assert np.array_equal(schedule.timestep, GOLDEN[f"c{i}/timesteps"])
-    assert np.array_equal(np.append(schedule.sigma, np.float32(0)), GOLDEN[f"c{i}/sigmas"])
-    x, v = GOLDEN[f"c{i}/x"], GOLDEN[f"c{i}/v"]
-    state = unipc.start(jnp.asarray(x[0]))
-    for n, row in enumerate(rows(schedule)):
-        state = unipc.step(state, jnp.asarray(v[n]), row)
-        np.testing.assert_allclose(state.clean1, GOLDEN[f"c{i}/x0_pred"][n], atol=1e-5)
-        np.testing.assert_allclose(state.x, x[n + 1], atol=1e-5)
+def test_every_step_of_the_references_trajectory():
+    rows = {row.what: row for row in compared()}
+    for i in range(len(GOLDEN.json("cases_json"))):
+        for name in ("timesteps", "sigmas"):
+            assert rows[f"c{i}/{name}"].max_error == 0
+        for name in ("x", "x0_pred"):
+            assert rows[f"c{i}/{name}"].max_error <= 1e-5, rows[f"c{i}/{name}"]
+    assert GOLDEN.not_compared() == []
 
 
-@pytest.mark.parametrize("i", [i for i, case in CASES if case.get("field", "gauss") == "gauss"])
-def test_the_scan_reaches_the_references_end(i):
-    case = dict(CASES)[i]
-    velocity = field(jnp.asarray(GOLDEN[f"c{i}/mu"]), float(GOLDEN[f"c{i}/s"]))
-    schedule = unipc.schedule(sigmas_of(case))
-    solve = jax.jit(lambda noise, rows: unipc.solve(velocity, noise, rows))
-    end = solve(jnp.asarray(GOLDEN[f"c{i}/x"][0]), schedule)
-    np.testing.assert_allclose(end, GOLDEN[f"c{i}/x"][-1], atol=1e-4)
+def test_the_scan_reaches_the_references_end():
+    rows = [row for row in compared() if row.what.endswith("by the scan")]
+    assert len(rows) == len(GOLDEN.json("cases_json"))
+    assert all(row.max_error <= 1e-4 for row in rows), rows
 
 
 @pytest.mark.parametrize("sigmas", [unipc.shift_sigmas(7, 5.0), unipc.karras_sigmas(4)])

@@ -71,7 +71,8 @@ def validation(net, batch=2, noises=3, others=True, mesh=None, count=4):
         ema_rate=0.0,
         seed=3,
     )
-    encoder = Encoder(DCTCodec(), {}, HashedText(3, 8), mesh, "float32")
+    text = HashedText(3, 8)
+    encoder = Encoder(DCTCodec(), {}, lambda caption: text.encode([caption])[0], mesh, "float32")
     others = stacks(clips(count, first=10), batch) if others else []
     held_out = stacks(clips(count), batch)
     return Validation(trainer, encoder, held_out, others, range(batch), batch, noises)

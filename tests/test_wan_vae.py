@@ -1,5 +1,4 @@
 import csv
-import json
 import math
 import pathlib
 from dataclasses import replace
@@ -12,8 +11,10 @@ from flax import traverse_util
 from jax.sharding import NamedSharding
 
 from converters import rules
-from converters.stored import in_memory
 from converters import wan_vae as names
+from converters.parity_checks import vae
+from converters.parity_checks.golden import Golden, Options
+from converters.stored import in_memory
 from cosmos_jax import sharding
 from cosmos_jax.models.wan_vae import WanVAE
 
@@ -38,44 +39,23 @@ def like(codec):
     return {"params": jax.eval_shape(codec.init, jax.random.key(0))}
 
 
-def channels_last(array):
-    """The golden's [b c t h w] as ours, with one view."""
-    return jnp.asarray(np.moveaxis(array, 1, -1)[:, None])
-
-
 def largest_error(ours, theirs):
     return np.abs(np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)).max()
 
 
 @pytest.fixture(scope="module")
 def golden():
-    with np.load(HERE / "goldens" / "vae.npz") as file:
-        return {key: file[key] for key in file.files}
+    return Golden.load(HERE / "goldens" / "vae.npz")
 
 
 @pytest.fixture(scope="module")
 def codec(golden):
-    config = json.loads(str(golden["config_json"]))
-    return WanVAE(
-        dim=config["dim"],
-        latent_channels=config["z_dim"],
-        dim_mult=tuple(config["dim_mult"]),
-        num_res_blocks=config["num_res_blocks"],
-        temporal_downsample=tuple(config["temperal_downsample"]),
-        dtype=jnp.float32,
-        encode_chunk=config["temporal_window"] // 4,
-    )
+    return vae.codec(golden, "float32")
 
 
 @pytest.fixture(scope="module")
-def state_dict(golden):
-    return {key.removeprefix("sd/"): golden[key] for key in golden if key.startswith("sd/")}
-
-
-@pytest.fixture(scope="module")
-def params(codec, state_dict):
-    tree = rules.to_ours(names.table(codec), state_dict, like(codec))
-    return jax.tree.map(jnp.asarray, tree["params"])
+def params(codec, golden):
+    return vae.load_params(codec, golden)
 
 
 @pytest.fixture(scope="module")
@@ -99,83 +79,24 @@ def clips(shape, seed=0):
 
 
 @pytest.mark.core
-def test_encode_golden(codec, params, golden):
-    video = channels_last(golden["in/video"])
-    latents = jax.jit(codec.encode)(params, video)
-    for name in ("out/latent", "out/latent_window4"):
-        assert largest_error(latents, channels_last(golden[name])) < 2e-5
-    image = jax.jit(codec.encode)(params, video[:, :, :1])
-    assert largest_error(image, channels_last(golden["out/latent_image"])) < 2e-5
-    np.testing.assert_array_equal(golden["const/mean"], np.float32(codec.mean))
-    np.testing.assert_array_equal(golden["const/std"], np.float32(codec.std))
-    raw = latents * jnp.asarray(codec.std) + jnp.asarray(codec.mean)
-    assert largest_error(raw, channels_last(golden["out/latent_raw_mu"])) < 2e-5
+def test_golden(golden):
+    rows = {row.what: row for row in vae.check(golden, Options())}
+    assert rows.keys() == {
+        f"{kind}/{n}" for kind in ("out", "act") for n in golden.names(f"{kind}/")
+    }
+    for what, row in rows.items():
+        assert row.max_error < (2e-5 if what.startswith("out/") else 2e-4), row
+    assert golden.not_compared() == []
 
 
-def test_decode_golden(codec, params, golden):
-    latents = channels_last(golden["in/latent"])
-    video = jax.jit(codec.decode)(params, latents)
-    assert largest_error(video, channels_last(golden["out/video"])) < 2e-5
-    image = jax.jit(codec.decode)(params, latents[:, :, :1])
-    assert largest_error(image, channels_last(golden["out/video_image"])) < 2e-5
+@pytest.mark.core
+def test_published_statistics(golden):
+    np.testing.assert_array_equal(golden["const/mean"], np.float32(WanVAE().mean))
+    np.testing.assert_array_equal(golden["const/std"], np.float32(WanVAE().std))
 
 
-@pytest.mark.parametrize(
-    "method, given, layers",
-    [
-        (
-            "encode",
-            "in/video",
-            {
-                "conv_in": "encoder.conv1",
-                "layer_5": "encoder.downsamples.5",
-                "middle_2": "encoder.middle.2",
-            },
-        ),
-        (
-            "decode",
-            "in/latent",
-            {
-                "conv_in": "decoder.conv1",
-                "middle_1": "decoder.middle.1",
-                "layer_3": "decoder.upsamples.3",
-                "layer_7": "decoder.upsamples.7",
-            },
-        ),
-    ],
-)
-def test_activations_golden(codec, params, golden, method, given, layers):
-    x = channels_last(golden[given])[:, 0]
-    if method == "decode":  # the network sees latents before normalisation
-        x = x * jnp.asarray(codec.std) + jnp.asarray(codec.mean)
-
-    @jax.jit
-    def activations(params, x):
-        cache, chunks = {}, []
-        for frames, first in ((x[:, :1], True), (x[:, 1:], False)):
-            _, new = codec.network.apply(
-                {"params": params, "cache": cache},
-                frames,
-                first,
-                method=method,
-                mutable=["cache", "intermediates"],
-                capture_intermediates=True,
-            )
-            cache = new["cache"]
-            chunks.append(new["intermediates"][f"{method}r"])
-        return {
-            name: jnp.concatenate([chunk[name]["__call__"][0] for chunk in chunks], axis=1)
-            for name in layers
-        }
-
-    ours = activations(params, x)
-    for name, reference in layers.items():
-        theirs = np.moveaxis(golden[f"act/{reference}"], 1, -1)
-        assert ours[name].shape == theirs.shape
-        assert largest_error(ours[name], theirs) < 2e-4, reference
-
-
-def test_weights_go_both_ways(codec, state_dict, params):
+def test_weights_go_both_ways(codec, golden, params):
+    state_dict = golden.named("sd/")
     back = rules.to_reference(names.table(codec), {"params": params})
     assert back.keys() == state_dict.keys()
     for key, tensor in state_dict.items():
@@ -199,8 +120,8 @@ def test_published_network_has_the_published_tensors():
     assert {path: x.shape for path, x in arrays.items()} == {p: x.shape for p, x in flat.items()}
 
 
-def test_missing_and_unknown_tensors_are_errors(codec, state_dict):
-    wrong = dict(state_dict)
+def test_missing_and_unknown_tensors_are_errors(codec, golden):
+    wrong = golden.named("sd/")
     wrong["decoder.extra"] = wrong.pop("decoder.head.2.bias")
     with pytest.raises(ValueError, match=r"(?s)head\.2\.bias: missing.*extra: unknown"):
         rules.to_ours(names.table(codec), wrong, like(codec))

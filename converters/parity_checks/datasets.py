@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from converters.parity_checks.golden import Golden, Options, Row, check_options, compare
-from cosmos_jax.data import layouts, pipeline, transforms
+from converters.parity_checks.published_sizes import published_size
+from cosmos_jax.data import layouts, pipeline
 from cosmos_jax.types import Clip
 
 AUTO = (
@@ -63,7 +64,7 @@ def _auto(golden: Golden, case: Mapping[str, Any], root: Path) -> Iterator[Row]:
     folder = _folder(root, "auto_dataset")
     found = {path.name for path in (Path(folder) / "videos").iterdir()}
     names = [f"ftheta_{key}" if f"ftheta_{key}" in found else key for key in case["camera_keys"]]
-    caption_camera = case.get("single_caption_camera_name")
+    caption_camera, stride = case.get("single_caption_camera_name"), case["fps_downsample_factor"]
     clips = pipeline.open_dataset(
         _config(
             folder,
@@ -72,7 +73,7 @@ def _auto(golden: Golden, case: Mapping[str, Any], root: Path) -> Iterator[Row]:
             if caption_camera
             else None,
             num_frames=case["num_video_frames"],
-            stride=case["fps_downsample_factor"],
+            stride=stride,
             resize="stretch",
             size=tuple(case["resolution_hw"]),
             starts="first",
@@ -87,8 +88,9 @@ def _auto(golden: Golden, case: Mapping[str, Any], root: Path) -> Iterator[Row]:
     for item in case["items"]:
         stem = item["name"].removesuffix(".mp4")
         clip = clips.clip(order.index(stem))
+        _, start = clips.locate(order.index(stem), 0, 0)
         ours = _described(clip, case["camera_keys"], clips)
-        ours["frame_indices"] = [i * clips.config.stride for i in range(clips.config.num_frames)]
+        ours["frame_indices"] = [start + i * stride for i in range(case["num_video_frames"])]
         yield from _item(part.under(f"item_{stem}/"), clip, item["fields"], ours)
 
 
@@ -103,7 +105,7 @@ def _robotics(golden: Golden, case: Mapping[str, Any], root: Path) -> Iterator[R
             stride=1,
             window_stride=kwargs.get("start_frame_interval", 1),
             resize="robotics",
-            size=transforms.published_size(kwargs["resolution"], video_size),
+            size=published_size(kwargs["resolution"], video_size),
             video_size=video_size,
             cameras=tuple((key, kwargs["camera_to_view_id"][key]) for key in kwargs["camera_keys"]),
             caption_camera=kwargs["front_camera_key"],
@@ -124,6 +126,8 @@ def _robotics(golden: Golden, case: Mapping[str, Any], root: Path) -> Iterator[R
             "video_name": {"video_path": f"{located[item['index']][0].name}.mp4"},
             "latent_view_indices_B_T": np.repeat(clip.view_ids, kwargs["state_t"]).tolist(),
         }
+        # These two speak of video_size, which the pixels no longer have (see `published_size`).
+        del described["image_size"], described["padding_mask__shape"]
         part = golden.under(f"{name}/item{item['index']}/")
         yield from _item(part, clip, item["fields"], described)
 
@@ -131,9 +135,16 @@ def _robotics(golden: Golden, case: Mapping[str, Any], root: Path) -> Iterator[R
 def _single(golden: Golden, case: Mapping[str, Any], root: Path) -> Iterator[Row]:
     kwargs, name = case["kwargs"], case["name"]
     check_options(kwargs, SINGLE, f"the video data set {name}")
+    folder = _folder(root, "video_dataset")
+    wanted, found = kwargs.get("caption_format", "auto"), (Path(folder) / "captions").is_dir()
+    if wanted != "auto" and (wanted == "json") != found:
+        raise ValueError(
+            f"{name}: option caption_format is {wanted!r}, and {folder}/captions is "
+            f"{'there' if found else 'missing'}; the folders alone tell which captions are read"
+        )
     clips = pipeline.open_dataset(
         _config(
-            _folder(root, "video_dataset"),
+            folder,
             num_frames=kwargs["num_frames"],
             stride=1,
             resize="stretch_truncated",
@@ -179,7 +190,9 @@ def _front(clips: pipeline.Clips) -> int:
     return names.index(clips.caption_cameras[0])
 
 
-def _item(golden: Golden, clip: Clip, fields: dict[str, Any], ours: dict[str, Any]) -> Iterator[Row]:
+def _item(
+    golden: Golden, clip: Clip, fields: dict[str, Any], ours: dict[str, Any]
+) -> Iterator[Row]:
     what = golden.prefix.rstrip("/")
     for name in sorted({name.split("/")[0] for name in golden.names()}):
         pixels = clip.video if name == "video" else clip.control

@@ -13,8 +13,9 @@ import numpy as np
 FLOAT32 = 2e-4
 """Largest absolute error of outputs and activations in float32; they are about 1 in size."""
 
-BFLOAT16 = 3e-2
-"""Largest rms error in bfloat16 as a part of the reference's rms. Its rounding alone makes 1e-2."""
+BFLOAT16 = 5e-2
+"""Largest rms error in bfloat16 as a part of the reference's rms; rounding alone makes 1e-2 in the
+video network and 3e-2 in a small autoencoder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +155,7 @@ def check_options(given: Mapping[str, Any], known: Collection[str], what: str) -
 def compare(
     what: str,
     ours: Any,
-    theirs: np.ndarray,
+    theirs: Any,
     limit: float,
     measure: str = "max",
     scale: Any = 1.0,
@@ -165,15 +166,15 @@ def compare(
         text = f"{what}: shape {ours.shape}, not {theirs.shape}"
         return Row(text, np.nan, np.nan, limit, measure)
     with np.errstate(invalid="ignore"):  # infinity less infinity: NaN, which does not pass
-        error = np.abs(ours - theirs) / scale
+        error = np.abs((ours - theirs) / scale)
     return Row(what, float(error.max(initial=0)), rms(error), limit, measure)
 
 
-def close(what: str, ours: Any, theirs: np.ndarray, dtype: str) -> Row:
+def close(what: str, ours: Any, theirs: Any, dtype: str) -> Row:
     """The row of an output or an activation that was computed in `dtype`."""
     if dtype == "float32":
         return compare(what, ours, theirs, FLOAT32)
-    return compare(what, ours, theirs, BFLOAT16 * rms(theirs), "rms")
+    return compare(what, ours, theirs, BFLOAT16 * rms(np.asarray(theirs)), "rms")
 
 
 def rms(x: np.ndarray) -> float:

@@ -64,10 +64,8 @@ def _solver_case(name: str, golden: Golden, case: Mapping[str, Any]) -> Iterator
     if kind not in ("gauss", "nl"):
         golden.skipped.append(f"{name}/x by the scan, whose field {kind!r} is not known")
         return
-    mu = jnp.asarray(golden["mu"])
-    field = _gauss(mu, float(golden["s"])) if kind == "gauss" else _nonlinear(mu)
-    if kind != "gauss" and "s" in golden:
-        golden["s"]  # the width of the other field
+    mu, spread = jnp.asarray(golden["mu"]), float(golden["s"])
+    field = _gauss(mu, spread) if kind == "gauss" else _nonlinear(mu)
     solve = jax.jit(lambda x, rows: unipc.solve(field, x, rows))
     yield compare(f"{name}/x[-1] by the scan", solve(x[0], rows), golden["x"][-1], LIMIT)
 
@@ -126,7 +124,9 @@ def run_loop(golden: Golden, case: Mapping[str, Any], noise: Any, text_means: An
     if "in/condition_mask" in golden:
         mask = frame_mask(golden["in/condition_mask"], views)
     control = by_view(golden["in/control_latent"], views) * toy.control_weight(case)
-    network = toy.velocity(toy.coefficients(case), jnp.asarray(control), mask, text_means)
+    network = toy.velocity(
+        toy.coefficients(case), jnp.asarray(control), jnp.asarray(mask), text_means
+    )
 
     def spy(x: Any, timesteps: Any) -> Any:
         keep = lambda x, t: seen.append((np.asarray(x), np.asarray(t)))  # noqa: E731

@@ -86,8 +86,8 @@ def _flow_case(golden: Golden, case: Mapping[str, Any]) -> Iterator[Row]:
         yield compare(f"{name}/net_in/x", received, wanted["net_in/x"], FLOAT32)
     limit = 2e-2 if bf16 else FLOAT32
     yield compare(f"{name}/out/model_pred", aux.prediction, wanted["out/model_pred"], limit)
-    theirs = golden["out/loss"]
-    yield compare(f"{name}/out/loss, relative", loss, theirs, 1e-4, scale=np.abs(theirs))
+    size = np.abs(golden["out/loss"])
+    yield compare(f"{name}/out/loss, relative", loss, golden["out/loss"], 1e-4, scale=size)
     if "out/per_instance_loss" in golden:
         each = golden["out/per_instance_loss"]
         yield compare(f"{name}/out/per_instance_loss", per_sample, each, FLOAT32)
@@ -96,8 +96,8 @@ def _flow_case(golden: Golden, case: Mapping[str, Any]) -> Iterator[Row]:
     if "n_cond" in case:
         mask = frame_mask(golden["in/condition_mask"], views)
         counts = jnp.asarray(case["n_cond"], jnp.int32)
-        ours = conditioning.condition_mask(counts, *mask.shape[1:])
-        yield compare(f"{name}/in/condition_mask of n_cond", ours, mask, 0.0)
+        drawn = conditioning.condition_mask(counts, *mask.shape[1:])
+        yield compare(f"{name}/in/condition_mask of n_cond", drawn, mask, 0.0)
 
 
 def check_schedules(golden: Golden, options: Options) -> Iterator[Row]:

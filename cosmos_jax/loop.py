@@ -1,0 +1,76 @@
+"""The training loop's own settings."""
+
+import dataclasses
+
+from cosmos_jax import metrics
+from cosmos_jax.validation import ValidationConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    """When to save, and what stays (`checkpoints.Checkpoints`).
+
+    Two stay at least: the weights of the newest may be those that give the first NaN loss.
+    """
+
+    every: int
+    keep_last: int
+    keep_every: int | None
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"config.checkpoint.every={self.every} must be at least 1")
+        if self.keep_last < 2 or (self.keep_every is not None and self.keep_every < 1):
+            raise ValueError(
+                f"config.checkpoint.keep_last={self.keep_last} must be at least 2 and "
+                f".keep_every={self.keep_every} at least 1, or None"
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class PreviewConfig:
+    """When to sample videos (0: at the end of training only), and of how many held-out clips."""
+
+    every: int
+    clips: int
+
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise ValueError(f"config.preview.every={self.every} must be at least 0")
+
+
+@dataclasses.dataclass(frozen=True)
+class LogConfig:
+    """When to write a line of metrics, and to which Weights & Biases project."""
+
+    every: int
+    wandb: str
+    project: str
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ValueError(f"config.log.every={self.every} must be at least 1")
+        if self.wandb not in metrics.WANDB_MODES:
+            raise ValueError(f"config.log.wandb={self.wandb!r} is none of {metrics.WANDB_MODES}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """All of them.
+
+    Attributes:
+        steps: of the whole run.
+        batch: samples of one step, over all hosts.
+        rows: the rows of a batch that this host reads.
+        canary: the first-step canary's limit (`canary.ratio`); None switches it off.
+        validation, checkpoint, preview, log: see their classes.
+    """
+
+    steps: int
+    batch: int
+    rows: list[int]
+    canary: float | None
+    validation: ValidationConfig
+    checkpoint: CheckpointConfig
+    preview: PreviewConfig
+    log: LogConfig
