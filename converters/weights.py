@@ -20,7 +20,6 @@ from cosmos_jax import checkpoints
 from cosmos_jax.types import Params
 
 ABOUT = "weights.json"
-SAVE_GIB = 1  # of a save that are in flight at a time; more only takes memory
 
 Arrays = dict[str, Stored]
 """Our arrays by path, as in "params/blocks/mlp/up/kernel"."""
@@ -95,10 +94,11 @@ def open_source(source: str, network: Network | None = None) -> Source:
 def _weights_folder(source: str, path: Path, network: Network | None) -> Source:
     about = json.loads((path / ABOUT).read_text("utf-8"))
     held = networks.from_options(about["network"], about["options"])
+    if missing := [name for name in about["arrays"] if not (path / name).is_dir()]:
+        raise ValueError(f"{source}: of {len(about['arrays'])} arrays these are missing: {missing}")
     arrays = {
-        f"{item}/{name}": array
-        for item in ("params", "constants")
-        for name, array in _item(path, item).items()
+        name: Stored(tuple(shape), np.dtype(dtype), functools.partial(_leaf, path / name, "array"))
+        for name, (dtype, shape) in about["arrays"].items()
     }
     _check_network(source, held, network)
     return Source(source, held, {about["set"]: arrays}, {}, {})
@@ -155,22 +155,23 @@ def _leaf(folder: Path, name: str) -> np.ndarray:
 
 
 def save(folder: Path, source: Source, which: str, arrays: Arrays) -> None:
-    """Writes a weights folder: items `params` and `constants`, and a JSON file that describes them.
+    """Writes a weights folder: an Orbax checkpoint for each array, and a JSON file that names them.
 
-    Orbax takes the arrays of an item together, so the memory is that of all of them, and a bounded
-    part is being written at a time.
+    Orbax holds two copies of what it writes together, so arrays are written one after the other.
     """
-    folder.mkdir(parents=True)
-    tree = traverse_util.unflatten_dict(
-        {path: np.ascontiguousarray(array.read()) for path, array in arrays.items()}, sep="/"
-    )
-    for item, held in tree.items():
-        handler = ocp.PyTreeCheckpointHandler(save_concurrent_gb=SAVE_GIB)
-        with ocp.Checkpointer(handler) as writer:
-            writer.save((folder / item).absolute(), args=ocp.args.PyTreeSave(held))
+    for name, array in arrays.items():
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
+            held = {"array": np.ascontiguousarray(array.read())}
+            writer.save((folder / name).absolute(), args=ocp.args.PyTreeSave(held))
     network = source.network
-    about = {"network": network.name, "options": network.options, "set": which}
-    (folder / ABOUT).write_text(json.dumps(about | {"source": source.where}, indent=1), "utf-8")
+    about = {
+        "network": network.name,
+        "options": network.options,
+        "set": which,
+        "source": source.where,
+        "arrays": {name: (str(a.dtype), a.shape) for name, a in arrays.items()},
+    }
+    (folder / ABOUT).write_text(json.dumps(about, indent=1), "utf-8")
 
 
 def to_dtype(source: Source, which: str, dtype: str | None) -> Arrays:

@@ -17,7 +17,9 @@ def get_config() -> ConfigDict:
     config.attention = "auto"  # cudnn on GPUs in bfloat16, else xla
     config.remat = "attention"  # what a block keeps for its backward pass: none, attention, full
     config.trainable = ".*"  # regex that matches the whole path of what is trained
-    config.init_from = "random"  # or all that converters.convert reads: a path, hf://OWNER/NAME/FILE
+    config.init_from = (
+        "random"  # or all that converters.convert reads: a path, hf://OWNER/NAME/FILE
+    )
     # Pretrained weights are taken for missing above this loss / baseline; None: not looked at.
     config.canary = 0.8
     config.ema_rate = 0.1  # width of the power-function average of the weights; 0 keeps none

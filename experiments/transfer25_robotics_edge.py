@@ -1,10 +1,13 @@
 """Transfer2.5-2B multiview control on five robot cameras with Canny-edge control, 832x480, 10 fps.
 
     python run_train.py --config=experiments/transfer25_robotics_edge.py --workdir=runs/robotics \
-        --config.data.root=/path/to/clips --config.codec.weights=random
+        --config.data.root=/path/to/clips
 
 Hardware: one GPU of 80 GB, or several with `--config.mesh.context=-1`. Measured:
 docs/performance.md.
+
+Starts from the published weights of the network, the VAE and the text encoder (`hf://`; gated files
+need their licence accepted and `hf auth login`). Each takes a path instead, or `random`.
 
 Sources: optimiser, schedule, clipping, EMA, dropout and conditioning probabilities are those of the
 PyTorch project's `robotics_multiview_edge_posttrain` (cosmos-transfer2.5); 29 frames is what its
@@ -22,6 +25,19 @@ def get_config() -> ConfigDict:
     """Returns the config; every field can be overridden on the command line."""
     config = base.get_config()
     config.trainable = "control/.*"
+    config.init_from = (
+        "hf://nvidia/Cosmos-Transfer2.5-2B/auto/multiview/"
+        "4ecc66e9-df19-4aed-9802-0d11e057287a_ema_bf16.pt"
+    )
+    config.codec.weights = "hf://nvidia/Cosmos-Predict2.5-2B/tokenizer.pth"
+    config.text = ConfigDict(
+        {
+            "kind": "cosmos_jax.models.qwen:QwenText",
+            "weights": "hf://nvidia/Cosmos-Reason1-7B@3210bec0",
+            "tokenizer": "nvidia/Cosmos-Reason1-7B",
+            "tokens": 512,
+        }
+    )
     config.model = ConfigDict({"base": "transfer25_2b_auto_multiview"})
     config.process.num_conditional_latents = (0.5, 0.25, 0.25)
     config.process.text_dropout = 0.2

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -143,8 +143,10 @@ def _keep_input(following: Any, args: Any, kwargs: Any, context: Any) -> Any:
     return following(*args, **kwargs)
 
 
-def apply(config: DiTConfig, variables: Params, inputs: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The output, and by path what every module gave on the way."""
+def apply(
+    config: DiTConfig, variables: Params, inputs: Mapping[str, Any], names: Iterable[str]
+) -> tuple[Any, dict[str, Any]]:
+    """The output, and the activations of those of the reference's modules that ours has."""
     with nn.intercept_methods(_keep_input):
         out, state = DiT(config).apply(
             variables,
@@ -153,7 +155,9 @@ def apply(config: DiTConfig, variables: Params, inputs: Mapping[str, Any]) -> tu
             mutable=["intermediates"],
         )
     seen = traverse_util.flatten_dict(state["intermediates"], sep="/")
-    return out, {path.removesuffix("/__call__"): kept[0] for path, kept in seen.items()}
+    seen = {path.removesuffix("/__call__"): kept[0] for path, kept in seen.items()}
+    found = {name: activation(config, seen, name) for name in names}
+    return out, {name: x for name, x in found.items() if x is not None}
 
 
 def check(golden: Golden, options: Options) -> Iterator[Row]:
@@ -165,7 +169,8 @@ def check(golden: Golden, options: Options) -> Iterator[Row]:
         weight = by_view(golden["loss_weight"], network.views)
 
     def loss(params: Params, inputs: Mapping[str, Any]) -> Any:
-        out, seen = apply(network.config, variables | {"params": params}, inputs)
+        names = golden.names("act/")
+        out, seen = apply(network.config, variables | {"params": params}, inputs, names)
         return 10 * jnp.mean(out * (1.0 if weight is None else weight)), (out, seen)
 
     grads = None
@@ -178,25 +183,23 @@ def check(golden: Golden, options: Options) -> Iterator[Row]:
     yield close("out", out, by_view(golden["out"], network.views), options.dtype)
     if weight is not None and "loss" in golden:
         yield compare("loss", value, golden["loss"], LOSS[options.dtype])
-    yield from _activations(golden, network.config, seen, options.dtype)
+    yield from _activations(golden, seen, options.dtype)
     if grads is not None:
         ours = rules.to_reference(network.grad_table, {"params": grads})
         yield from _gradients(golden, ours, options.dtype)
 
 
-def _activations(
-    golden: Golden, config: DiTConfig, seen: Mapping[str, Any], dtype: str
-) -> Iterator[Row]:
+def _activations(golden: Golden, seen: Mapping[str, Any], dtype: str) -> Iterator[Row]:
     for name in golden.names("act/"):
-        ours = activation(config, seen, name)
-        if ours is None:
+        if name not in seen:
             continue  # never read, so it is listed
+        ours = seen[name]
         theirs = golden[f"act/{name}"]
         if name.startswith("pos_embedder"):
             # Of every view's angles ours are those of one, as cosines and sines of half a head.
             theirs = theirs.reshape(-1, ours[0].size // ours[0].shape[-1], 2, ours[0].shape[-1])
             for part, function, turn in (("cos", np.cos, ours[0]), ("sin", np.sin, ours[1])):
-                wide = np.broadcast_to(turn.reshape(-1, 1, turn.shape[-1]), theirs.shape)
+                wide = np.broadcast_to(np.reshape(turn, (-1, 1, turn.shape[-1])), theirs.shape)
                 yield close(f"act/{name}, {part}", wide, function(theirs), "float32")
         elif ours.size == theirs.size:
             yield close(f"act/{name}", ours.reshape(theirs.shape), theirs, dtype)
@@ -254,7 +257,7 @@ def activation(config: DiTConfig, seen: Mapping[str, Any], name: str) -> Any:
     if name in OUTSIDE_BLOCKS:
         return seen.get(OUTSIDE_BLOCKS[name])
     if re.fullmatch(r"pos_embedder(_options\.n_cameras_\d+)?", name):
-        return jax.tree.map(np.asarray, seen["_turn"])
+        return seen["_turn"]
     if name == "crossattn_proj" and "text_project" in seen:
         return layers.gelu(seen["text_project"])
     if name == "input_hint_block" and config.hint_widths:
@@ -329,13 +332,15 @@ def _one_bfloat16(golden: Golden, float32: Golden, attention: str) -> Iterator[R
     name = golden.prefix.rstrip("/")
     network = load(float32, "bfloat16", attention)
     variables = jax.tree.map(lambda x: jnp.asarray(x, jnp.bfloat16), network.variables)
-    out, seen = jax.jit(functools.partial(apply, network.config))(variables, network.inputs)
+    names = golden.names("act/")
+    run = jax.jit(lambda variables, inputs: apply(network.config, variables, inputs, names))
+    out, seen = run(variables, network.inputs)
     theirs = by_view(golden["out"], network.views)
     limit = PLATFORM * float(golden["rms_diff_vs_fp32"])
     yield compare(f"{name}/out", out, theirs, limit, "rms")
     dtypes = {"out": out.dtype} if "out_dtype" in golden else {}
-    for key in golden.names("act/"):
-        ours, full = activation(network.config, seen, key), f"act/{key}"
+    for key in names:
+        ours, full = seen.get(key), f"act/{key}"
         if ours is None or full not in float32:
             continue  # never read, so it is listed
         exact, theirs = float32[full], golden[full]

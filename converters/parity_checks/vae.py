@@ -68,34 +68,32 @@ def load_params(codec: WanVAE, golden: Golden) -> Params:
 
 def check(golden: Golden, options: Options) -> Iterator[Row]:
     """Latents and pixels of a clip and of an image, and the activations that are in the file."""
-    dtype = options.dtype
-    vae = codec(golden, dtype)
+    vae = codec(golden, options.dtype)
     params = load_params(vae, golden)
     if "in/video" in golden:
-        yield from _encoded(golden, vae, params, dtype)
+        latents, image, seen = _run(golden, vae, params, "encode")
+        outputs = {
+            "out/latent": latents,
+            "out/latent_raw_mu": latents * jnp.asarray(vae.std) + jnp.asarray(vae.mean),
+            "out/latent_image": image,
+        }
+        # The same numbers in windows of another size; that ours do not depend on it is a test's.
+        outputs |= {f"out/{name}": latents for name in golden.names("out/") if "_window" in name}
+        yield from _compared(golden, outputs, seen, options.dtype)
     if "in/latent" in golden:
-        decode, latents = jax.jit(vae.decode), channels_last(golden["in/latent"])
-        for name, count in (("out/video", None), ("out/video_image", 1)):
-            if name in golden:
-                ours = decode(params, latents[:, :, :count])
-                yield close(name, ours, channels_last(golden[name]), dtype)
-    yield from _activations(golden, vae, params, dtype)
+        video, image, seen = _run(golden, vae, params, "decode")
+        outputs = {"out/video": video, "out/video_image": image}
+        yield from _compared(golden, outputs, seen, options.dtype)
 
 
-def _encoded(golden: Golden, vae: WanVAE, params: Params, dtype: str) -> Iterator[Row]:
-    video = channels_last(golden["in/video"])
-    latents = jax.jit(vae.encode)(params, video)
-    raw = latents * jnp.asarray(vae.std) + jnp.asarray(vae.mean)
-    for name, ours in (("out/latent", latents), ("out/latent_raw_mu", raw)):
+def _compared(
+    golden: Golden, outputs: Mapping[str, Any], seen: Mapping[str, Any], dtype: str
+) -> Iterator[Row]:
+    for name, ours in outputs.items():
         if name in golden:
             yield close(name, ours, channels_last(golden[name]), dtype)
-    for name in golden.names("out/latent_window"):
-        # The same numbers in chunks of another size; that ours do not depend on it is a test's.
-        full = f"out/latent_window{name}"
-        yield close(full, latents, channels_last(golden[full]), dtype)
-    if "out/latent_image" in golden:
-        image = jax.jit(vae.encode)(params, video[:, :, :1])
-        yield close("out/latent_image", image, channels_last(golden["out/latent_image"]), dtype)
+    for name, ours in seen.items():
+        yield close(f"act/{name}", ours, np.moveaxis(golden[f"act/{name}"], 1, -1), dtype)
 
 
 def our_layer(name: str) -> str | None:
@@ -111,36 +109,33 @@ def our_layer(name: str) -> str | None:
     return None
 
 
-def _activations(golden: Golden, vae: WanVAE, params: Params, dtype: str) -> Iterator[Row]:
-    for method, given in (("encode", "in/video"), ("decode", "in/latent")):
-        half = f"{method}r"
-        layers = {name: our_layer(name) for name in golden.names(f"act/{half}.")}
-        known = {name: ours for name, ours in layers.items() if ours}
-        if not known or given not in golden:
-            continue
-        x = channels_last(golden[given])[:, 0]
-        if method == "decode":  # the network sees latents before normalisation
-            x = x * jnp.asarray(vae.std) + jnp.asarray(vae.mean)
-        seen = _run(vae, method, params, x, set(known.values()))
-        for name, ours in known.items():
-            if ours in seen:
-                full = f"act/{half}.{name}"
-                yield close(full, seen[ours], np.moveaxis(golden[full], 1, -1), dtype)
+def _run(golden: Golden, vae: WanVAE, params: Params, method: str) -> Any:
+    """What a method gives of the file's clip and of its first frame, and the layers' outputs."""
+    half, code = f"{method}r", getattr(vae, method)
+    named = {name: our_layer(name) for name in golden.names(f"act/{half}.")}
+    layers = {f"{half}.{name}": ours for name, ours in named.items() if ours}
 
-
-def _run(vae: WanVAE, method: str, params: Params, x: Any, layers: set[str]) -> Mapping[str, Any]:
-    """Outputs of some layers over all frames: the first frame alone, then the rest."""
-    cast = jax.tree.map(lambda p: p.astype(vae.dtype), params)
-
+    # One program, in which the compiler finds the work that the three have in common.
     @jax.jit
-    def run(params: Params, x: Any) -> Mapping[str, Any]:
-        cache: Params = {}
-        chunks = []
-        for frames, first in ((x[:, :1], True), (x[:, 1:], False)):
-            if not frames.shape[1]:
-                continue
+    def run(params: Params, x: Any) -> Any:
+        seen = _layers(vae, params, x[:, 0], method) if layers else {}
+        kept = {name: seen[ours] for name, ours in layers.items() if ours in seen}
+        return code(params, x), code(params, x[:, :, :1]), kept
+
+    return run(params, channels_last(golden["in/video" if method == "encode" else "in/latent"]))
+
+
+def _layers(vae: WanVAE, params: Params, x: Any, method: str) -> dict[str, Any]:
+    """Outputs of a half's layers over all frames: the first frame alone, then the rest."""
+    if method == "decode":  # the network sees latents before normalisation
+        x = x * jnp.asarray(vae.std) + jnp.asarray(vae.mean)
+    x = x.astype(vae.dtype)
+    cache: Params = {}
+    chunks = []
+    for frames, first in ((x[:, :1], True), (x[:, 1:], False)):
+        if frames.shape[1]:
             _, new = vae.network.apply(
-                {"params": params, "cache": cache},
+                {"params": jax.tree.map(lambda p: p.astype(vae.dtype), params), "cache": cache},
                 frames,
                 first,
                 method=method,
@@ -149,9 +144,8 @@ def _run(vae: WanVAE, method: str, params: Params, x: Any, layers: set[str]) -> 
             )
             cache = new["cache"]
             chunks.append(new["intermediates"][f"{method}r"])
-        return {
-            name: jnp.concatenate([chunk[name]["__call__"][0] for chunk in chunks], axis=1)
-            for name in layers & chunks[0].keys()
-        }
-
-    return run(cast, x.astype(vae.dtype))
+    return {
+        name: jnp.concatenate([chunk[name]["__call__"][0] for chunk in chunks], axis=1)
+        for name in chunks[0]
+        if name != "__call__"
+    }
