@@ -195,10 +195,11 @@ def to_dtype(source: Source, which: str, dtype: str | None) -> Arrays:
 
 def to_reference(source: Source, which: str, dtype: str | None, prefix: str) -> dict[str, Stored]:
     """The reference's tensors of a set, in `dtype`, under a prefix where its files have one."""
-    tensors = rules.write(source.network.table, to_dtype(source, which, dtype))
-    if dtype is not None:
-        wanted = {"bf16": BFLOAT16, "fp32": np.dtype(np.float32)}[dtype]
-        tensors = {key: cast(tensor, wanted) for key, tensor in tensors.items()}
+    arrays = to_dtype(source, which, dtype)
+    tensors = rules.write(source.network.table, arrays)
+    types = {a.dtype for a in arrays.values() if is_float(a.dtype)}
+    if len(types) == 1:  # what is made again gets the type of the rest
+        tensors = {key: cast(tensor, *types) for key, tensor in tensors.items()}
     return {(prefix if source.network.prefixed else "") + k: t for k, t in tensors.items()}
 
 

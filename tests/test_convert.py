@@ -85,6 +85,7 @@ def test_the_three_files_of_the_guides(published, tmp_path):
     whole = torch_files.open_torch(tmp_path / "three" / "model_ema_fp32.pt")
     assert {t.dtype for k, t in mapped(whole).items()} == {np.dtype(np.float32)}
     assert whole["net.accum_iteration"].dtype == np.int64
+    assert {t.dtype for k, t in small.items() if k.endswith(".seq")} == {BFLOAT16}
 
 
 @pytest.mark.parametrize("name", ["out.safetensors", "out.dcp", "iter_000000007", "out.pt"])

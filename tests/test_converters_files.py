@@ -156,6 +156,11 @@ def test_parts_of_a_tensor_are_put_together(tmp_path):
         places["a", chunk.offsets] = info
     whole = dcp._tensor(tmp_path / "d", "a", about, places)
     np.testing.assert_array_equal(whole.read(), ARRAYS["net.a"])
+    about.chunks[1].offsets = (1, 0)
+    places["a", (1, 0)] = places["a", (2, 0)]
+    with pytest.raises(ValueError):  # they overlap, and the last row is nowhere
+        dcp._tensor(tmp_path / "d", "a", about, places)
+    about.chunks[1].offsets = (2, 0)
     del places["a", (2, 0)]
     with pytest.raises(ValueError, match=r"part of a at \(2, 0\) is not stored"):
         dcp._tensor(tmp_path / "d", "a", about, places)
@@ -221,6 +226,50 @@ def test_code_in_a_file_is_refused(kind, place, tmp_path):
     with pytest.raises(ValueError, match="refused"):
         hub.open_tensors(str(path))
     assert not proof.exists()
+
+
+ARRAY_PICKLES = {
+    "object_bytes": b"cnumpy\nndarray\n((I1\ntcnumpy\ndtype\n(VO\ntRVAAAAAAAA\ntR.",
+    "parts": b"cnumpy\ndtype\n(Vi8\ntR(I3\nV|\nN(VxtN I8\nI1\nI0\ntb.",
+    "records": b"cnumpy\ndtype\n(VV8\ntR.",
+    "scalar": b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(VO8\ntRVAAAAAAAA\ntR.",
+}
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("kind", ARRAY_PICKLES)
+def test_bytes_never_become_objects(kind, tmp_path):
+    """numpy's own constructors would take the bytes for addresses."""
+    (tmp_path / "evil.pt").write_bytes(b"\x80\x02" + ARRAY_PICKLES[kind])
+    with pytest.raises(ValueError):
+        hub.open_tensors(str(tmp_path / "evil.pt"))
+    with pytest.raises(ValueError):
+        unpickle.Unpickler(io.BytesIO(ARRAY_PICKLES[kind]), "x").load()
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_arrays_in_pickles_are_read(protocol):
+    held = {"a": [np.arange(6.0).reshape(2, 3), np.zeros((0, 4), np.float32)], "n": np.float32(2)}
+    data = io.BytesIO(pickle.dumps(held, protocol=protocol))
+    back = unpickle.Unpickler(data, "x").load()
+    assert back["n"] == 2 and back["a"][1].shape == (0, 4)
+    np.testing.assert_array_equal(back["a"][0], held["a"][0])
+
+
+@pytest.mark.core
+def test_what_is_written_has_the_shape_that_was_promised():
+    wrong = stored.Stored((5,), np.dtype(np.float32), lambda: np.zeros(1, np.float32))
+    with pytest.raises(ValueError):
+        list(stored.pieces(wrong))
+
+
+@pytest.mark.core
+def test_an_old_target_stays_until_the_new_one_is_there(tmp_path):
+    (tmp_path / "w.pt").write_bytes(b"old")
+    with pytest.raises(OSError), stored.replaced(tmp_path / "w.pt", 1, overwrite=True):
+        pass  # no draft was written
+    assert (tmp_path / "w.pt").read_bytes() == b"old"
 
 
 @pytest.mark.core
