@@ -48,9 +48,7 @@ def train(config: Any, workdir: Path) -> None:
         views = len(data.train.cameras)
         train_step = jax.jit(trainer.step, donate_argnums=0)
         jax.eval_shape(train_step, sizes.state, sizes.batch(loop.batch, views))
-        keep = loop.checkpoint.keep_last, loop.checkpoint.keep_every
-        saver = checkpoints.Checkpoints(workdir / "checkpoints", sizes.model, *keep)
-        fresh = saver.latest_step() is None
+        fresh = not checkpoints.complete_steps(workdir / "checkpoints")
         if fresh:
             build_weights.check_source(values)
         encoder = build_weights.encoder(values, mesh)
@@ -61,6 +59,8 @@ def train(config: Any, workdir: Path) -> None:
             validation = Validation(trainer, encoder, *clips, loop.rows, loop.batch, noises)
         preview = build.preview(values, mesh, trainer, encoder, data, workdir / "samples")
         print(workdirs.summary(values, mesh, data, sizes), flush=True)
+        keep = loop.checkpoint.keep_last, loop.checkpoint.keep_every
+        saver = checkpoints.Checkpoints(workdir / "checkpoints", sizes.model, *keep)
 
     # ---- State: the newest checkpoint, or the weights that the config names.
     with cli.user_errors():
