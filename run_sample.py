@@ -30,6 +30,9 @@ PROMPT = flags.DEFINE_string("prompt", None, "Caption in place of the files'.")
 NEGATIVE_PROMPT = flags.DEFINE_string(
     "negative_prompt", None, "Text of the unconditional branch; default: none (zeros)."
 )
+TEXT_CACHE = flags.DEFINE_string(
+    "text_cache", None, "Folder of text embeddings, auto, or none; default: the run's."
+)
 FPS = flags.DEFINE_float("fps", None, "Frames per second; the files' must be a multiple.")
 NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Solver steps.")
 GUIDANCE = flags.DEFINE_float("guidance", None, "g of cond + g (cond - uncond).")
@@ -48,19 +51,27 @@ def main(argv: list[str]) -> None:
 
 def sample(checkpoint: Path, folder: Path, output: Path) -> None:
     """Reads weights and inputs, then samples and writes one clip after the other."""
-    import dataclasses
-
     import jax
 
-    from cosmos_jax import build, build_sample, build_weights, checkpoints, preview, videos, workdir
+    from cosmos_jax import (
+        build,
+        build_sample,
+        build_weights,
+        checkpoints,
+        preview,
+        startup,
+        workdir,
+    )
     from cosmos_jax.data import inputs as input_clips
     from cosmos_jax.data import pipeline
     from cosmos_jax.run_weights import load_variables
 
     # ---- Inputs: everything is checked before weights are read.
     with cli.user_errors():
+        startup.keep_programs()
         path = checkpoints.locate(checkpoint)
-        values, cameras = workdir.read_config(path.parent.parent)
+        run = path.parent.parent
+        values, cameras = workdir.read_config(run)
         values["attention"] = "auto"  # of this machine, not of the one that trained
         changes = {flag.name: flag.value for flag in SAMPLE_FLAGS if flag.value is not None}
         wanted = build_sample.inputs(
@@ -72,22 +83,23 @@ def sample(checkpoint: Path, folder: Path, output: Path) -> None:
         mesh = build_sample.sampling_mesh(values, trainer, MESH.value)
         jax.set_mesh(mesh)
         sizes = build.sizes(values, mesh, trainer)
-        generator = build.generator(values, mesh, trainer, **changes)
+        generator = build_sample.generator(values, mesh, trainer, **changes)
         negative = build_sample.negative_captions(
             values, views, NEGATIVE_PROMPT.value, generator.config.guidance
         )
-        if generator.config.seed + len(clips) > 2**32:
-            raise ValueError(f"--seed={generator.config.seed}: clip i takes seed + i, below 2^32")
+        if (seed := generator.config.seed) + len(clips) > 2**32:
+            raise ValueError(f"--seed={seed}: clip i takes seed + i, below 2^32")
         if CONTROL_WEIGHT.value is not None and not sizes.network.control_blocks:
             raise ValueError("--control_weight: the model has no control branch")
-        if output.exists() and not output.is_dir():
-            raise ValueError(f"{output} is not a folder")
-        if not OVERWRITE.value and output.is_dir() and any(output.iterdir()):
-            raise ValueError(f"{output} is not empty; give a new folder, or --overwrite")
+        check_output(output)
+        said = [*(negative or ()), *(caption for clip in clips for caption in clip.captions)]
+        text = build_sample.text(values, mesh, sizes, path.parent.parent, said, TEXT_CACHE.value)
 
         # ---- Weights.
         variables = load_variables(path, trainer, sizes.state, ema=WEIGHTS.value == "ema")
-        encoder = build_weights.encoder(values, mesh)
+        text.check(variables["params"])
+        encoder = build_weights.encoder(values, mesh, text)
+    print(f"text     {text.description}", flush=True)
     print(f"{path}, {WEIGHTS.value} weights, {len(clips)} clips of views {views}", flush=True)
 
     # ---- Sample.
@@ -95,24 +107,50 @@ def sample(checkpoint: Path, folder: Path, output: Path) -> None:
         with cli.user_errors():
             clip = read()
         seed, stack = generator.config.seed + i, pipeline.stack_clips([vars(clip)])
-        pixels = preview.sample_clips(generator, encoder, variables, stack, seed, negative)
+        try:
+            pixels = preview.sample_clips(generator, encoder, variables, stack, seed, negative)
+        except OSError as error:  # of text embeddings that are damaged
+            cli.fail(error)
         if jax.process_index() == 0:
-            about = {
-                "checkpoint": str(path),
-                "weights": WEIGHTS.value,
-                "views": views,
-                "captions": clip.captions,
-                "negative_prompt": NEGATIVE_PROMPT.value,
-                "fps": float(clip.fps),
-                **dataclasses.asdict(generator.config),
-                "seed": seed,
-                "jax": jax.__version__,
-            }
+            about = settings(path, views, clip, generator.config, seed)
             with cli.user_errors():
-                fps = float(clip.fps)
-                videos.write_sample(output, clip.name, views, pixels[0], clip.control, fps)
-                (output / f"{clip.name}.json").write_text(json.dumps(about, indent=1), "utf-8")
+                write(output, views, clip, pixels[0], about)
         print(f"{i + 1}/{len(clips)} {output / clip.name}_grid.mp4", flush=True)
+
+
+def write(output: Path, views: list[str], clip: Any, pixels: Any, about: dict[str, Any]) -> None:
+    """Writes a sample's videos, and how it was made."""
+    from cosmos_jax import videos
+
+    videos.write_sample(output, clip.name, views, pixels, clip.control, float(clip.fps))
+    (output / f"{clip.name}.json").write_text(json.dumps(about, indent=1), "utf-8")
+
+
+def check_output(output: Path) -> None:
+    """Raises a ValueError where samples may not be written."""
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is not a folder")
+    if not OVERWRITE.value and output.is_dir() and any(output.iterdir()):
+        raise ValueError(f"{output} is not empty; give a new folder, or --overwrite")
+
+
+def settings(path: Path, views: list[str], clip: Any, config: Any, seed: int) -> dict[str, Any]:
+    """How a sample was made, for its .json file."""
+    import dataclasses
+
+    import jax
+
+    return {
+        "checkpoint": str(path),
+        "weights": WEIGHTS.value,
+        "views": views,
+        "captions": clip.captions,
+        "negative_prompt": NEGATIVE_PROMPT.value,
+        "fps": float(clip.fps),
+        **dataclasses.asdict(config),
+        "seed": seed,
+        "jax": jax.__version__,
+    }
 
 
 SAMPLE_FLAGS: tuple[Any, ...] = (NUM_STEPS, GUIDANCE, SEED, CONTROL_WEIGHT, NUM_CONDITIONAL_FRAMES)

@@ -5,6 +5,7 @@
 The same command goes on from the newest checkpoint of the workdir.
 """
 
+import dataclasses
 import math
 import time
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from cosmos_jax import cli
+from cosmos_jax import cli, hosts
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "An experiment: experiments/NAME.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints, metrics, samples.")
@@ -22,6 +23,8 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints,
 def main(argv: list[str]) -> None:
     """Checks the flags, then trains."""
     cli.no_arguments(argv)
+    with cli.user_errors():
+        hosts.join()
     train(cli.read_config(CONFIG), Path(cli.needed(WORKDIR)))
 
 
@@ -30,45 +33,47 @@ def train(config: Any, workdir: Path) -> None:
     begun = time.monotonic()
     import jax
 
-    from cosmos_jax import build, build_weights, canary, checkpoints, metrics
+    from cosmos_jax import build, build_weights, checkpoints, metrics, startup
     from cosmos_jax import workdir as workdirs
     from cosmos_jax.data import pipeline, video
-    from cosmos_jax.validation import Validation, read_clips
 
     # ---- Mesh, model, data: whatever is wrong with the input is found before any work.
     with cli.user_errors():
         values = build.check_config(config)
+        startup.keep_programs()
         mesh = build.mesh(values)
         jax.set_mesh(mesh)
         trainer = build.trainer(values)
         loop = build.loop(values, mesh)
         sizes = build.sizes(values, mesh, trainer)
-        build.sample_config(values)
         data = build.data(values, trainer, workdir / "synthetic")
+        text = build_weights.text(values, mesh, sizes, data.train.config.root, data.captions)
+        sizes = dataclasses.replace(sizes, text=text.shape)
         views = len(data.train.cameras)
-        train_step = jax.jit(trainer.step, donate_argnums=0)
-        jax.eval_shape(train_step, sizes.state, sizes.batch(loop.batch, views))
-        fresh = not checkpoints.complete_steps(workdir / "checkpoints")
+        step_function = startup.Programs(trainer, sizes, loop.batch, mesh)
+        step_function.check(views)
+        done = max(checkpoints.complete_steps(workdir / "checkpoints"), default=None)
+        fresh = done is None
         if fresh:
             build_weights.check_source(values)
-        encoder = build_weights.encoder(values, mesh)
-        validation = None
-        if loop.validation.every:
-            clips = read_clips(data, loop.validation, loop.rows)
-            noises = loop.validation.noises
-            validation = Validation(trainer, encoder, *clips, loop.rows, loop.batch, noises)
+        encoder = build_weights.encoder(values, mesh, text)
+        validation = build.validation(loop, trainer, encoder, data)
         preview = build.preview(values, mesh, trainer, encoder, data, workdir / "samples")
-        print(workdirs.summary(values, mesh, data, sizes), flush=True)
-        keep = loop.checkpoint.keep_last, loop.checkpoint.keep_every
-        saver = checkpoints.Checkpoints(workdir / "checkpoints", sizes.model, *keep)
+        print(workdirs.summary(values, mesh, data, sizes, text.description), flush=True)
 
-    # ---- State: the newest checkpoint, or the weights that the config names.
+    # ---- State: the newest checkpoint, or the weights that the config names. The step compiles.
     with cli.user_errors():
+        if done is None or done < loop.steps:
+            step_function.compile(views)
         first, samples, data_state = 0, 0, None
         if fresh:
             state = build_weights.initial_state(values, mesh, trainer, sizes)
-        else:
+            text.check(state.frozen)
+        keep = loop.checkpoint.keep_last, loop.checkpoint.keep_every
+        saver = checkpoints.Checkpoints(workdir / "checkpoints", sizes.model, *keep)
+        if not fresh:
             state, record = saver.restore(sizes.state)
+            text.check(state.frozen)
             first, samples, data_state = record.step, record.samples, record.data
             print(f"going on from step {first} of {workdir}", flush=True)
         if first >= loop.steps:
@@ -88,11 +93,11 @@ def train(config: Any, workdir: Path) -> None:
 
     try:
         with saver, writer:
-            # ---- Compile with the first batch.
+            # ---- The first batch.
             batch, position = encoder(next(stream), loop.rows, loop.batch), stream.state()
-            if fresh and (alarm := canary.alarm(trainer, state, batch, loop.canary)):
+            if fresh and (alarm := build.alarm(loop, trainer, state, batch)):
                 cli.fail(alarm, cli.STOPPED)
-            step_function = train_step.lower(state, batch).compile()
+            step_function.compile(views).result()
             writer.write(first, {"seconds_to_first_step": time.monotonic() - begun})
             if first == 0 and validation is not None:
                 writer.write(0, validation(state))
@@ -121,26 +126,17 @@ def train(config: Any, workdir: Path) -> None:
                 # ---- Log, evaluate, save, sample.
                 last = step == loop.steps
                 if step % loop.log.every == 0 or last:
-                    speed = metrics.speed(
-                        watch.take(),
-                        step - since,
-                        sizes.tokens(views) * loop.batch,
-                        sizes.flops(views) * loop.batch,
-                        mesh.size,
-                    )
+                    work = sizes.tokens(views) * loop.batch, sizes.flops(views) * loop.batch
+                    speed = metrics.speed(watch.take(), step - since, *work, mesh.size)
                     since = step
-                    loader = {
-                        "loader_samples_per_second": stream.samples_per_second,
-                        "loader_wait_seconds": stream.wait_seconds,
-                    }
-                    writer.write(step, {**out, **speed, **loader, **metrics.memory()})
+                    writer.write(step, {**out, **speed, **stream.metrics(), **metrics.memory()})
                 if validation is not None and (step % loop.validation.every == 0 or last):
                     with watch("evaluation"):
                         writer.write(step, validation(state))
                 if step % loop.checkpoint.every == 0 or last:
                     with watch("checkpoint"):
                         saver.save(state, consumed["samples"], consumed)
-                if last or (loop.preview.every and step % loop.preview.every == 0):
+                if preview is not None and loop.preview.due(step, loop.steps):
                     with watch("evaluation"):
                         print(f"sampled {preview(state, step)}", flush=True)
     except (checkpoints.SaveError, video.FileError, OSError) as error:

@@ -1,7 +1,7 @@
 """Converts weights between published files, our checkpoints, and files that other tools load.
 
     python -m converters.convert --source=S --target=T [--model=NAME] [--which=ema|regular]
-        [--dtype=bf16|fp32] [--format=orbax|guides|pt|safetensors|dcp] [--audit] [--overwrite]
+        [--dtype=bf16|fp32] [--format=orbax|guides|pt|safetensors|dcp|peft] [--audit] [--overwrite]
 
 Sources: a `.pt` file, a folder of a distributed checkpoint (also `iter_*`), safetensors (a file, an
 index, or their folder), `hf://OWNER/NAME[@REVISION]/FILE`, a workdir or a checkpoint of
@@ -12,8 +12,12 @@ The target's name says what is written, unless --format does: `.pt` and `.pth`, 
 becomes a weights folder of ours; from a checkpoint of ours it gets the guides' three files,
 model.pt (regular bf16 and EMA fp32), model_ema_fp32.pt and model_ema_bf16.pt. Each of these names
 stands for its layout as a target of its own, too.
+
+Adapters (LoRA, DoRA) of a checkpoint are merged into its kernels. --format=peft writes them alone,
+as a folder that PEFT loads.
 """
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,7 +31,7 @@ TARGET = flags.DEFINE_string("target", None, "What to write; without it, only --
 MODEL = flags.DEFINE_string("model", None, "The network; default: recognised from the tensors.")
 WHICH = flags.DEFINE_enum("which", None, ["ema", "regular"], "Set of weights; default: EMA if any.")
 DTYPE = flags.DEFINE_enum("dtype", None, ["bf16", "fp32"], "Of floats; default: as in the source.")
-FORMATS = ("orbax", "guides", "pt", "safetensors", "dcp")
+FORMATS = ("orbax", "guides", "pt", "safetensors", "dcp", "peft")
 FORMAT = flags.DEFINE_enum("format", None, FORMATS, "Of the target; default: by its name.")
 AUDIT = flags.DEFINE_bool("audit", False, "Print the account: tensors, bytes, checksums.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a target that exists.")
@@ -80,7 +84,7 @@ def kind_of(target: Path, ours: bool) -> str:
 
 def write(source: Any, which: str, target: Path, kind: str) -> str:
     """Writes the target whole, or not at all; returns what was written."""
-    from converters import dcp, safetensors_files, stored, torch_files, weights
+    from converters import adapters, dcp, safetensors_files, stored, torch_files, weights
 
     def put(path: Path, nbytes: int, how: Callable[[Path], None]) -> str:
         with stored.replaced(path, nbytes, OVERWRITE.value) as draft:
@@ -102,6 +106,19 @@ def write(source: Any, which: str, target: Path, kind: str) -> str:
                 torch_files.write_torch(folder / name, tensors)
 
         return put(target, sum(map(size, parts.values())), three)
+    if kind == "peft":
+        about, tensors = adapters.to_peft(source.adapted, which, source.network.table)
+        if DTYPE.value == "bf16":  # they are float32
+            tensors = {key: stored.cast(x, stored.BFLOAT16) for key, x in tensors.items()}
+
+        def pair(folder: Path) -> None:
+            folder.mkdir()
+            (folder / adapters.CONFIG).write_text(json.dumps(about, indent=2), "utf-8")
+            safetensors_files.write_safetensors(
+                folder / adapters.WEIGHTS, tensors, {"format": "pt"}
+            )
+
+        return put(target, size(tensors), pair)
     if kind == "pt" and target.name in GUIDES:
         tensors = layout(source, target.name)
     elif kind == "dcp" and len(source.sets) > 1 and WHICH.value is DTYPE.value is None:

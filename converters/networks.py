@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from converters import dit25, qwen, rules, wan_vae
 from converters.rules import Table
 from converters.stored import Stored
-from cosmos_jax import build, train
+from cosmos_jax import build, sharding, train
 from cosmos_jax.models.dit import DiT, DiTConfig
 from cosmos_jax.models.qwen import QwenConfig, QwenTower
 from cosmos_jax.models.wan_vae import WanVAE
 
 Shapes = Mapping[str, tuple[int, ...]]
-EXECUTION = ("dtype", "param_dtype", "remat", "attention", "text_attention")
+EXECUTION = ("dtype", "param_dtype", "remat", "attention", "text_attention", "adapter")
 WAN_VAE, QWEN = "wan2.1_vae", "qwen2.5_vl_text"
 NAMES = (*build.VARIANTS, WAN_VAE, QWEN)
 
@@ -43,9 +43,11 @@ class Network:
 
 
 def dit(name: str, config: DiTConfig) -> Network:
-    """A diffusion transformer of the 2.5 family."""
+    """A diffusion transformer of the 2.5 family, without adapters: files hold them merged."""
+    config = dataclasses.replace(config, adapter=None)
     features = config.text_features or config.text_width
-    inputs = train.network_inputs(config.channels, features, bool(config.control_blocks), 1)
+    frames = sharding.axis_size("context")  # of the mesh that is set, if any
+    inputs = train.network_inputs(config.channels, features, bool(config.control_blocks), frames)
     like = jax.eval_shape(DiT(config).init, jax.random.key(0), **inputs)
     options = {k: v for k, v in dataclasses.asdict(config).items() if k not in EXECUTION}
     return Network(name, options, dit25.table(config), like, prefixed=True)

@@ -29,7 +29,7 @@ from absl import flags
 from cosmos_jax import cli
 
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Networks compute in it.")
-ATTENTION = flags.DEFINE_enum("attention", "xla", ["xla", "cudnn"], "Of the video network.")
+ATTENTION = flags.DEFINE_enum("attention", "xla", ["xla", "cudnn", "fa3"], "Of the network.")
 ROOT = flags.DEFINE_string(
     "root", None, "Folder of data sets, or one data set. Default: that of the .npz file."
 )
@@ -46,8 +46,8 @@ def main(argv: list[str]) -> None:
 
     if ROOT.value and not Path(ROOT.value).is_dir():
         cli.fail(f"--root={ROOT.value} is no folder")
-    if ATTENTION.value == "cudnn" and jax.default_backend() != "gpu":
-        cli.fail("--attention=cudnn needs an NVIDIA GPU, and jax finds none")
+    if ATTENTION.value != "xla" and jax.default_backend() != "gpu":
+        cli.fail(f"--attention={ATTENTION.value} needs an NVIDIA GPU, and jax finds none")
     if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
         # GPUs would round float32 products to TF32, far beyond the limits.
         jax.config.update("jax_default_matmul_precision", "highest")

@@ -92,6 +92,16 @@ def _alternatives(text: str) -> list[str]:
     return ["".join(names[i % len(names)] for names in columns) for i in range(lengths.pop())]
 
 
+def one_by_one(table: Table) -> list[Rule]:
+    """The rows without `Ignored` ones, a row of its own for every name in braces."""
+    return [
+        dataclasses.replace(row, reference=reference, ours=path)
+        for row in table
+        if isinstance(row, Rule)
+        for reference, path in zip(_alternatives(row.reference), _alternatives(row.ours))
+    ]
+
+
 def _leaves(table: Table) -> list[_Leaf]:
     leaves = []
     for rule in table:

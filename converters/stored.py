@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import errno
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -94,12 +95,18 @@ def replaced(target: Path, nbytes: int, overwrite: bool = False) -> Iterator[Pat
     try:
         yield draft
         _put(draft, target)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, ValueError) as error:
+        if _code(error) not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ValueError(f"{target.parent} is full; nothing of {target.name} is left") from error
     finally:
         remove(draft)
+
+
+def _code(error: OSError | ValueError) -> int | None:
+    """The operating system's number of an error, also of tensorstore's ValueErrors."""
+    told = re.search(r"os_error_code='(\d+)'", str(error))
+    return int(told[1]) if told else getattr(error, "errno", None)
 
 
 def _put(draft: Path, target: Path) -> None:

@@ -212,8 +212,25 @@ def _flat(held: Any, where: str) -> dict[str, Stored]:
         inner = [k for k in WRAPPERS if isinstance(held.get(k), dict)]
         if len(inner) != 1:
             raise ValueError(f"{where} holds no tensors at its top, but {sorted(map(str, held))}")
+        counts = {key: _count(value) for key, value in held.items() if key != inner[0]}
+        if aside := [f"{key} ({count} tensors)" for key, count in counts.items() if count]:
+            print(f"{where}: {inner[0]} is read; left aside: {', '.join(aside)}", flush=True)
         held = held[inner[0]]
     return {str(key): _entry(value, f"{where}: {key}") for key, value in held.items()}
+
+
+def _count(value: Any) -> int:
+    """The tensors in nested dicts and lists, which may hold each other."""
+    todo, seen, count = [value], set[int](), 0
+    while todo:
+        one = todo.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        count += isinstance(one, Stored)
+        if isinstance(one, (dict, list, tuple)):
+            todo += one.values() if isinstance(one, dict) else one
+    return count
 
 
 def _entry(value: Any, where: str) -> Stored:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import traverse_util
 
-from converters import hub, networks, rules
+from converters import adapters, hub, networks, rules
 from converters.networks import Network
 from converters.stored import BFLOAT16, Stored, cast, is_float, pieces
 from cosmos_jax import checkpoints
+from cosmos_jax.models.layers import Adapter
 from cosmos_jax.types import Params
 
 ABOUT = "weights.json"
@@ -35,6 +37,7 @@ class Source:
         sets: our arrays of each set: "regular", "ema", or "" where the file does not say.
         tensors: the reference's tensors of each set; empty for our own formats.
         others: tensors that belong to no set (the vision tower beside a language tower).
+        adapted: the adapters that the kernels of `sets` have taken in, or None.
     """
 
     where: str
@@ -42,6 +45,7 @@ class Source:
     sets: dict[str, Arrays]
     tensors: dict[str, dict[str, Stored]]
     others: dict[str, Stored]
+    adapted: adapters.Adapted | None = None
 
     @property
     def is_ours(self) -> bool:
@@ -106,7 +110,8 @@ def _weights_folder(source: str, path: Path, network: Network | None) -> Source:
 
 def _checkpoint(source: str, path: Path, network: Network | None) -> Source:
     record = checkpoints.read_record(path)
-    options = record.model["network"]
+    options = dict(record.model["network"])
+    adapter = Adapter(**options.pop("adapter")) if "adapter" in options else None
     held = networks.from_options("a trained network", options)
     _check_network(source, held, network)
     still = checkpoints.frozen_path(path, record)
@@ -117,7 +122,13 @@ def _checkpoint(source: str, path: Path, network: Network | None) -> Source:
         for name, item in (("regular", "params"), ("ema", "ema"))
         if (path / item).is_dir()
     }
-    return Source(source, held, sets, {}, {})
+    if adapter is None:
+        return Source(source, held, sets, {}, {})
+    parts = {k: {p: a for p, a in v.items() if adapters.is_part(p)} for k, v in sets.items()}
+    others = [name for name in _item(path, "params") if not adapters.is_part(name)]
+    adapted = adapters.Adapted(adapter, parts, others)
+    sets = {name: adapters.merged(arrays, adapter) for name, arrays in sets.items()}
+    return Source(source, held, sets, {}, {}, adapted)
 
 
 def _check_network(source: str, held: Network, wanted: Network | None) -> None:
@@ -159,6 +170,7 @@ def save(folder: Path, source: Source, which: str, arrays: Arrays) -> None:
 
     Orbax holds two copies of what it writes together, so arrays are written one after the other.
     """
+    logging.getLogger("absl").addFilter(checkpoints.not_orbax)
     for name, array in arrays.items():
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as writer:
             held = {"array": np.ascontiguousarray(array.read())}

@@ -7,6 +7,7 @@ an error that names the nearest one that does.
 import dataclasses
 import difflib
 import importlib
+import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,17 +17,14 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from cosmos_jax import flops, optim, sharding, train
-from cosmos_jax import preview as previews
 from cosmos_jax.data import pipeline
 from cosmos_jax.data.layouts import DataConfig
-from cosmos_jax.diffusion import conditioning
-from cosmos_jax.encode import Encoder
-from cosmos_jax.generate import Generator, SampleConfig
-from cosmos_jax.loop import CheckpointConfig, LogConfig, Loop, PreviewConfig
+from cosmos_jax.loop import CheckpointConfig, LogConfig, Loop, PreviewConfig, ValidationConfig
+from cosmos_jax.models.attention import BACKENDS
 from cosmos_jax.models.dit import DiT, DiTConfig
+from cosmos_jax.models.layers import Adapter
 from cosmos_jax.train import Process, Trainer
 from cosmos_jax.types import Batch, TrainState
-from cosmos_jax.validation import ValidationConfig
 
 T = TypeVar("T")
 
@@ -73,13 +71,14 @@ VARIANTS = {
 cosmos-predict2.5)."""
 
 SECTIONS = (
-    *("mesh", "model", "codec", "text", "process", "optimizer"),
+    *("job", "mesh", "model", "adapter", "codec", "text", "process", "optimizer"),
     *("data", "scene", "validation", "checkpoint", "preview", "sample", "log"),
 )
 SETTINGS = (
     *("seed", "steps", "dtype", "attention", "remat", "trainable", "ema_rate"),
-    *("init_from", "canary"),
+    *("init_from", "init_control", "canary", "offload_optimizer", "accumulate"),
 )
+FILES = {"codec": ("weights",), "text": ("weights", "cache"), "scene": ()}
 SYNTHETIC = "synthetic"  # the root of the data set that is rendered
 DCT_CODEC = "cosmos_jax.models.dct_codec:DCTCodec"
 
@@ -145,10 +144,17 @@ def attention_backend(name: str, dtype: str) -> str:
     gpu = jax.default_backend() == "gpu"
     if name == "auto":
         return "cudnn" if gpu and dtype == "bfloat16" else "xla"
-    if name not in ("xla", "cudnn"):
-        raise ValueError(f"config.attention={name!r} must be auto, xla or cudnn")
-    if name == "cudnn" and not gpu:
-        raise ValueError("config.attention='cudnn' needs an NVIDIA GPU; set auto or xla")
+    if name not in BACKENDS:
+        raise ValueError(f"config.attention={name!r} must be auto or one of {BACKENDS}")
+    if name != "xla" and not gpu:
+        raise ValueError(f"config.attention={name!r} needs an NVIDIA GPU; set auto or xla")
+    if name == "fa3" and jax.devices()[0].compute_capability != "9.0":
+        raise ValueError("config.attention='fa3' needs a Hopper GPU; set auto")
+    if name == "fa3" and not importlib.util.find_spec("dew_flash_attn"):
+        raise ValueError(
+            "config.attention='fa3' needs FlashAttention-3: pip install dew-flash-attn-cu13, "
+            "or set auto"
+        )
     return name
 
 
@@ -163,7 +169,8 @@ def network(values: Mapping[str, Any]) -> DiT:
             + (f"; did you mean {near[0]!r}?" if near else "")
         )
     fields = {f.name for f in dataclasses.fields(DiTConfig)}
-    check_keys(section, fields - {"dtype", "remat", "attention", "text_attention"}, "config.model")
+    elsewhere = {"dtype", "remat", "attention", "text_attention", "adapter"}
+    check_keys(section, fields - elsewhere, "config.model")
     if values["dtype"] not in ("float32", "bfloat16"):
         raise ValueError(f"config.dtype={values['dtype']!r} must be float32 or bfloat16")
     backend = attention_backend(values["attention"], values["dtype"])
@@ -174,8 +181,17 @@ def network(values: Mapping[str, Any]) -> DiT:
         remat=values["remat"],
         attention=backend,
         text_attention=backend,
+        adapter=adapter(values),
     )
     return DiT(config)
+
+
+def adapter(values: Mapping[str, Any]) -> Adapter | None:
+    """The adapter of the network's kernels; rank 0: none."""
+    section = values["adapter"]
+    off = "rank" in section and section["rank"] == 0
+    found = make(Adapter, {**section, "rank": 1} if off else section, "config.adapter")
+    return None if off else found
 
 
 def load(name: Any, where: str) -> Any:
@@ -198,9 +214,9 @@ def load(name: Any, where: str) -> Any:
 def part(values: Mapping[str, Any], section: str) -> Any:
     """An object of the class that `kind` names in a section, made of the section's other keys.
 
-    `weights` is no setting of the object: it says where its parameters come from (`build_weights`).
+    Keys of `FILES` are no settings of the object: `build_weights` reads what they name.
     """
-    settings = {key: value for key, value in values[section].items() if key != "weights"}
+    settings = {k: v for k, v in values[section].items() if k not in FILES[section]}
     kind = load(settings.pop("kind", None), f"config.{section}.kind")
     return make(kind, settings, f"config.{section}")
 
@@ -224,14 +240,19 @@ def mesh(values: Mapping[str, Any]) -> Mesh:
 def trainer(values: Mapping[str, Any]) -> Trainer:
     """The pure part of training."""
     config = make(optim.OptimConfig, values["optimizer"], "config.optimizer")
+    net, trainable = network(values), values["trainable"]
+    if net.config.adapter and trainable == ".*":
+        trainable = optim.ADAPTERS
     return Trainer(
-        net=network(values),
+        net=net,
         process=make(Process, values["process"], "config.process"),
         optimizer=optim.optimizer(config, values["steps"]),
         learning_rate=optim.learning_rate(config, values["steps"]),
-        trainable=values["trainable"],
+        trainable=trainable,
         ema_rate=values["ema_rate"],
         seed=values["seed"],
+        offload=values["offload_optimizer"],
+        accumulate=values["accumulate"],
     )
 
 
@@ -247,6 +268,12 @@ def loop(values: Mapping[str, Any], mesh: Mesh) -> Loop:
         raise ValueError(
             f"config.validation.clips={validation.clips} must be a multiple of "
             f"config.data.batch_size={batch}"
+        )
+    parts, ways = values["accumulate"], mesh.shape["data"] * mesh.shape["fsdp"]
+    if parts < 1 or (parts > 1 and batch % (parts * ways)):
+        raise ValueError(
+            f"config.accumulate={parts} parts of a batch over data x fsdp = {ways} devices need a "
+            f"config.data.batch_size that is a multiple of {max(parts, 1) * ways}, not {batch}"
         )
     return Loop(
         steps=values["steps"],
@@ -268,7 +295,7 @@ class Sizes:
         network: the variant.
         state: the training state as shapes with shardings.
         latents: t, h, w, c of one view of one sample.
-        text: s, e of one view's text.
+        text: s, e of one view's text, as it comes to the network.
         inputs: small inputs that initialise the network.
         model: description of the network, for checkpoints.
     """
@@ -301,13 +328,18 @@ class Sizes:
         )
 
     def flops(self, views: int) -> int | float:
-        """Model FLOPs of one sample in one training step."""
+        """Model FLOPs of one sample in one training step; products of adapters are left out."""
+        network = self.network
+        paths = [sharding.path_name(p) for p, _ in jax.tree.leaves_with_path(self.state.params)]
+        kernels = [path for path in paths if "/lora_" not in path]
+        if self.text[1] != network.text_features:  # projected before the run
+            network = dataclasses.replace(network, text_features=0)
         return flops.training_step(
-            self.network,
+            network,
             (views, *self.latents[:3]),
             self.text[0],
-            trunk_trained=any(group != "control" for group in self.state.params),
-            control_trained="control" in self.state.params,
+            trunk_trained=not all(path.startswith("control/") for path in kernels),
+            control_trained=any(path.startswith("control/") for path in kernels),
         )
 
 
@@ -329,14 +361,15 @@ def sizes(values: Mapping[str, Any], mesh: Mesh, trainer: Trainer) -> Sizes:
     inputs = train.network_inputs(shape[-1], text.width, controlled, mesh.shape["context"])
     # What may change between two starts of one run is left out.
     free = {"dtype", "param_dtype", "remat", "attention", "text_attention"}
-    network = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
+    told = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
+    network = {k: v for k, v in told.items() if v is not None}  # no adapter: as before there were
     return Sizes(
         config,
         trainer.abstract_state(inputs, mesh),
         shape,
         (text.tokens, text.width),
         inputs,
-        {"network": network, "trainable": values["trainable"], "codec": values["codec"]},
+        {"network": network, "trainable": trainer.trainable, "codec": values["codec"]},
     )
 
 
@@ -392,46 +425,25 @@ def data(values: Mapping[str, Any], trainer: Trainer, folder: Path) -> pipeline.
     return found
 
 
-def sample_config(values: Mapping[str, Any], **changes: Any) -> SampleConfig:
-    """`config.sample`, changed by keyword arguments.
-
-    Raises:
-        ValueError: a setting out of range; given frames that do not fill latent frames, or that are
-            more than the clip's.
-    """
-    config = make(SampleConfig, {**values["sample"], **changes}, "config.sample")
-    given, frames = config.num_conditional_frames, values["data"]["num_frames"]
-    conditioning.latent_frames(given, codec(values).temporal)
-    if given > frames:
-        raise ValueError(f"num_conditional_frames={given} exceeds the {frames} frames of a clip")
-    return config
+def alarm(loop: Loop, trainer: Trainer, state: TrainState, batch: Batch) -> str | None:
+    """What the first-step canary (`canary.alarm`) has to say; None: it is off, or all is well."""
+    if loop.canary is None:
+        return None
+    listen = load("cosmos_jax.canary:alarm", "config.canary")
+    return listen(trainer, state, batch, loop.canary)
 
 
-def generator(values: Mapping[str, Any], mesh: Mesh, trainer: Trainer, **changes: Any) -> Generator:
-    """The sampler of `config.sample`, changed by keyword arguments (see `sample_config`)."""
-    config = sample_config(values, **changes)
-    return Generator(trainer.net, codec(values), trainer.process, config, mesh)
+def validation(
+    loop: Loop, trainer: Trainer, encoder: Any, data: pipeline.DataSet
+) -> Callable[[TrainState], dict[str, float]] | None:
+    """A function of a state to its `val/...` metrics (`validation`); None for a run without."""
+    if not loop.validation.every:
+        return None
+    return load("cosmos_jax.validation:make", "config.validation")(trainer, encoder, data, loop)
 
 
-def preview(
-    values: Mapping[str, Any],
-    mesh: Mesh,
-    trainer: Trainer,
-    encoder: Encoder,
-    data: pipeline.DataSet,
-    folder: Path,
-) -> Callable[[TrainState, int], Path]:
-    """A function (state, step) that samples held-out clips and returns the videos' folder."""
-    sampler = generator(values, mesh, trainer)
-    clips = previews.held_out_clips(data, values["preview"]["clips"])
-    cameras = [camera for camera, _ in data.validation.cameras]
-
-    def sample(state: TrainState, step: int) -> Path:
-        variables = previews.sampling_variables(state, ema=True)
-        pixels = previews.sample_clips(sampler, encoder, variables, clips, sampler.config.seed)
-        place = folder / f"step_{step:06d}"
-        if jax.process_index() == 0:
-            previews.write_preview(place, cameras, clips, pixels)
-        return place
-
-    return sample
+def preview(values: Mapping[str, Any], *parts: Any) -> Callable[[TrainState, int], Path] | None:
+    """A function that samples videos (`build_sample.preview`); None for a run without."""
+    if not values["preview"]["clips"]:
+        return None
+    return load("cosmos_jax.build_sample:preview", "config.preview")(values, *parts)

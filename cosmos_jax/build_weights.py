@@ -1,47 +1,83 @@
-"""Where a run's weights come from: its network's, its codec's, its text encoder's.
+"""Where a run's weights come from: its network's, its codec's, its text encoder's (or a cache).
 
 Files of weights are read by `converters.weights`, which is imported where a config names one: a run
 from random weights reads no code but its own.
 """
 
-import functools
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from cosmos_jax import build, optim, sharding
-from cosmos_jax.encode import Encoder
+from cosmos_jax.encode import Encoder, Text
+from cosmos_jax.models.dit import DiTConfig
 from cosmos_jax.train import Trainer
 from cosmos_jax.types import Params, TrainState
 
 RANDOM = "random"
+NO_CONTROL: dict[str, Any] = {"control_blocks": (), "control_channels": 0, "hint_widths": ()}
 
 
 def check_source(values: Mapping[str, Any]) -> None:
     """Raises a ValueError where `config.init_from` does not hold the weights of the network."""
-    if values["init_from"] != RANDOM:
-        _open(values["init_from"], "dit", build.network(values).config)
+    source, held = values["init_from"], source_config(values, build.network(values).config)
+    if source == RANDOM:
+        return
+    try:
+        open_weights(source, "dit", held)
+    except ValueError:
+        if held.control_blocks and _holds(source, dataclasses.replace(held, **NO_CONTROL)):
+            raise ValueError(
+                f"{source} has no control branch, and the network has one; start one from its "
+                'blocks with config.init_control="copy", or give weights that have one'
+            ) from None
+        raise
 
 
-def _open(source: str, kind: str, config: Any) -> Any:
-    """The arrays by path of the weights of a network of `converters.networks`."""
-    weights = build.load("converters.weights:open_source", "weights")
+def _holds(source: str, config: DiTConfig) -> bool:
+    try:
+        return bool(open_weights(source, "dit", config))
+    except ValueError:
+        return False
+
+
+def source_config(values: Mapping[str, Any], config: DiTConfig) -> DiTConfig:
+    """The network whose weights `config.init_from` holds: without what a run makes new.
+
+    Raises:
+        ValueError: `config.init_control` is unknown, or has nothing to copy from or to.
+    """
+    control = values["init_control"]
+    if control not in ("source", "copy"):
+        raise ValueError(f'config.init_control={control!r} must be "source" or "copy"')
+    if control == "source":
+        return dataclasses.replace(config, adapter=None)
+    if not config.control_blocks:
+        raise ValueError('config.init_control="copy": the network has no control branch')
+    if values["init_from"] == RANDOM:
+        raise ValueError('config.init_control="copy" needs weights in config.init_from')
+    return dataclasses.replace(config, adapter=None, **NO_CONTROL)
+
+
+def open_weights(source: str, kind: str, config: Any) -> Any:
+    """The `converters.weights.Source` of a kind of network of `converters.networks`."""
     network = build.load(f"converters.networks:{kind}", "weights")("this network", config)
-    held = weights(source, network)
-    return held.sets[held.choose(None)]
+    return build.load("converters.weights:open_source", "weights")(source, network)
 
 
-def _place(source: str, kind: str, config: Any, wanted: Params) -> Params:
-    """Reads weights onto devices, and says how many."""
-    place = build.load("converters.weights:place", "weights")
-    arrays = _open(source, kind, config)
-    tree, checksum = place(arrays, wanted)
-    nbytes = sum(array.nbytes for array in arrays.values())
+def place(source: str, kind: str, config: Any, wanted: Params) -> Params:
+    """Reads the weights that are `wanted` onto devices, and says how many."""
+    held = open_weights(source, kind, config)
+    arrays = held.sets[held.choose(None)]
+    tree, checksum = build.load("converters.weights:place", "weights")(arrays, wanted)
+    leaves = jax.tree_util.tree_leaves_with_path(wanted)
+    nbytes = sum(arrays[sharding.path_name(path)].nbytes for path, _ in leaves)
     print(
-        f"read     {len(arrays)} arrays, {nbytes:,} bytes, checksum {checksum} from {source}",
+        f"read     {len(leaves)} arrays, {nbytes:,} bytes, checksum {checksum} from {source}",
         flush=True,
     )
     return tree
@@ -58,34 +94,47 @@ def initial_state(
     if values["init_from"] == RANDOM:
         return trainer.init_state(sizes.inputs, mesh)
     state = sizes.state
-    wanted = {
-        "params": optim.merge(state.params, state.frozen),
-        "constants": state.constants,
-    }
-    tree = _place(values["init_from"], "dit", trainer.net.config, wanted)
+    wanted = optim.merge(state.params, state.frozen)
+    config, new = source_config(values, trainer.net.config), None
+    if config != trainer.net.config:
+        copies = values["init_control"] == "copy"
+        pattern = f"{optim.ADAPTERS}|control/.*" if copies else optim.ADAPTERS
+        new, wanted = optim.split_trainable(wanted, pattern)
+    tree = place(
+        values["init_from"], "dit", config, {"params": wanted, "constants": state.constants}
+    )
+    if new:
+        grow = build.load("cosmos_jax.grow:grow", "new parameters")
+        tree["params"] = grow(trainer, sizes.inputs, tree["params"], new)
     params, frozen = optim.split_trainable(tree["params"], trainer.trainable)
     return trainer.start(state, params, frozen, tree["constants"])
 
 
-def codec_params(values: Mapping[str, Any], codec: Any, mesh: Mesh) -> Params:
-    """The codec's weights, whole on every device (`{}` for a codec without).
+def part_params(
+    values: Mapping[str, Any], section: str, kind: str, part: Any, places: Any
+) -> Params:
+    """Weights of a part, placed by a tree of shardings: from its source, or random.
 
     Raises:
-        ValueError: the codec has weights, and the config does not say where they come from.
+        ValueError: the source is not named, or cannot be read.
     """
-    shapes = jax.eval_shape(codec.init, jax.random.key(0))
-    everywhere = NamedSharding(mesh, sharding.P())
-    source = _source(values, "codec", bool(jax.tree.leaves(shapes)))
+    source = part_source(values, section, needed=bool(jax.tree.leaves(places)))
     if source is None:
-        return jax.jit(codec.init, out_shardings=everywhere)(jax.random.key(values["seed"]))
+        return jax.jit(part.init, out_shardings=places)(jax.random.key(values["seed"]))
     wanted = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), shapes
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        jax.eval_shape(part.init, jax.random.key(0)),
+        places,
     )
-    return _place(source, "vae", codec, {"params": wanted})["params"]
+    return place(source, kind, part, {"params": wanted})["params"]
 
 
-def _source(values: Mapping[str, Any], section: str, needed: bool) -> str | None:
-    """What `weights` of a section names; None where weights are random, or there are none."""
+def part_source(values: Mapping[str, Any], section: str, needed: bool) -> str | None:
+    """What `weights` of a section names; None where weights are random, or there are none.
+
+    Raises:
+        ValueError: weights that are needed and not named, or named and not needed.
+    """
     source = values[section].get("weights")
     if needed and source is None:
         raise ValueError(
@@ -97,40 +146,26 @@ def _source(values: Mapping[str, Any], section: str, needed: bool) -> str | None
     return None if source == RANDOM else source
 
 
-def embedder(values: Mapping[str, Any], mesh: Mesh) -> Callable[[str], np.ndarray]:
-    """A function of one caption to its embedding `[s e]`; weights are read when it is first called.
-
-    Raises:
-        ValueError: the encoder has weights, and the config does not say where they come from.
-    """
-    text = build.text_encoder(values)
-    if not hasattr(text, "init"):
-        _source(values, "text", needed=False)
-        return lambda caption: text.encode([caption])[0]
-    source = _source(values, "text", needed=True)
-
-    @functools.cache
-    def params() -> Params:
-        shapes = jax.eval_shape(text.init, jax.random.key(0))
-        places = sharding.param_shardings(shapes, mesh)
-        if source is None:
-            return jax.jit(text.init, out_shardings=places)(jax.random.key(values["seed"]))
-        wanted = jax.tree.map(
-            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-            shapes,
-            places,
-        )
-        return _place(source, "text", text, {"params": wanted})["params"]
-
-    return lambda caption: np.asarray(text.encode(params(), [caption]))[0]
+def text(
+    values: Mapping[str, Any],
+    mesh: Mesh,
+    sizes: build.Sizes,
+    root: str | Path,
+    captions: Sequence[str],
+) -> Text:
+    """Where the embeddings of a run's captions come from: see `build_text.text`."""
+    find = build.load("cosmos_jax.build_text:text", "config.text")
+    return find(values, mesh, sizes, root, captions)
 
 
-def encoder(values: Mapping[str, Any], mesh: Mesh) -> Encoder:
-    """Clips to latents and text embeddings, with the codec's weights on the mesh.
+def encoder(values: Mapping[str, Any], mesh: Mesh, text: Text) -> Encoder:
+    """Clips to latents and text embeddings, with the codec's weights whole on every device.
 
     Raises:
         ValueError: weights that are not named, or cannot be read.
     """
     codec = build.codec(values)
-    weights = codec_params(values, codec, mesh)
-    return Encoder(codec, weights, embedder(values, mesh), mesh, values["dtype"])
+    shapes = jax.eval_shape(codec.init, jax.random.key(0))
+    places = jax.tree.map(lambda _: NamedSharding(mesh, sharding.P()), shapes)
+    weights = part_params(values, "codec", "vae", codec, places)
+    return Encoder(codec, weights, text.embed, mesh, values["dtype"])

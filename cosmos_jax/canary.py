@@ -39,10 +39,8 @@ def ratio(trainer: Trainer, state: TrainState, batch: Batch) -> float:
     return sum(float(score(state, batch, jnp.int32(i))) for i in range(NOISES)) / NOISES
 
 
-def alarm(trainer: Trainer, state: TrainState, batch: Batch, limit: float | None) -> str | None:
-    """Prints the `ratio`; what to say where it is above its limit. No limit: does nothing."""
-    if limit is None:
-        return None
+def alarm(trainer: Trainer, state: TrainState, batch: Batch, limit: float) -> str | None:
+    """Prints the `ratio`; what to say where it is above its limit."""
     found = ratio(trainer, state, batch)
     print(f"canary   loss / baseline {found:.3f} before step 1 (limit {limit})", flush=True)
     if found <= limit:

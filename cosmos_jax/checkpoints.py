@@ -94,7 +94,7 @@ class Checkpoints:
                 f"checkpoints: keep_last={keep_last} and keep_every={keep_every} are at least 1 "
                 "(keep_every may be None)"
             )
-        logging.getLogger("absl").addFilter(_not_orbax)
+        logging.getLogger("absl").addFilter(not_orbax)
         self._directory = pathlib.Path(directory).absolute()
         self._directory.mkdir(parents=True, exist_ok=True)
         self._model = json.loads(json.dumps(model))
@@ -285,7 +285,7 @@ def read_record(path: str | os.PathLike) -> Record:
     path = pathlib.Path(path).absolute()
     if not (path / "record").is_dir():
         raise ValueError(f"{path} is not a complete checkpoint: it has no record")
-    logging.getLogger("absl").addFilter(_not_orbax)
+    logging.getLogger("absl").addFilter(not_orbax)
     return Record(**ocp.JsonCheckpointHandler().restore(path / "record"))
 
 
@@ -400,6 +400,6 @@ def _sweep(directory: pathlib.Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _not_orbax(record: logging.LogRecord) -> bool:
+def not_orbax(record: logging.LogRecord) -> bool:
     """Drops what Orbax logs through absl: a page for every save; its errors are raised anyway."""
     return "orbax" not in record.pathname

@@ -11,6 +11,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
@@ -49,7 +50,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     except (AttributeError, KeyError, TypeError) as error:  # from ml_collections: an unknown key
         fail(_unknown_key(argv, str(error)))
     except (flags.Error, OSError, ValueError) as error:
-        fail(" ".join(str(error).split()))
+        text = " ".join(str(error).split())
+        # ml_collections puts a traceback before what an experiment's file says.
+        fail(re.sub(r"Error whilst parsing config file: .*\w+Error: ", "", text))
     except SystemExit:  # --help has printed its text
         sys.exit(0)
     return rest
@@ -93,6 +96,24 @@ def read_config(flag: Any) -> Any:
     except OSError as error:
         fail(f"--config: {' '.join(str(error).split())}")
     return flag.value
+
+
+def job_folder(flag: Any, config: Any) -> Path:
+    """Where a run goes: what its flag says, or $COSMOS_JAX_OUTPUT_ROOT / project / group / name.
+
+    Raises:
+        ValueError: no flag, and a part of `config.job` is missing or no name of a folder.
+    """
+    if flag.value:
+        return Path(flag.value)
+    parts = {key: config.job[key] for key in ("project", "group", "name")}
+    for key, part in parts.items():
+        if not part or part in (".", "..") or "/" in part:
+            raise ValueError(
+                f"config.job.{key}={part!r} is no name of a folder; set it, or give --{flag.name}"
+            )
+    root = os.environ.get("COSMOS_JAX_OUTPUT_ROOT") or "runs"
+    return Path(root, *parts.values())
 
 
 def run(main: Callable[[Any], Any]) -> None:

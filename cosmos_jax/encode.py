@@ -1,5 +1,6 @@
 """Clips in host memory to the batch that a step sees: latents and text embeddings on the mesh."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, UInt8
 
 from cosmos_jax import sharding
@@ -21,6 +22,38 @@ def pixels_to_latents(
     scaled = round_to(pixels.astype(jnp.float32) / 127.5, dtype) - 1
     latents = codec.encode(params, scaled.astype(dtype)).astype(jnp.float32)
     return sharding.constrain(latents, "b v t h w c")
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """Where text embeddings come from.
+
+    Attributes:
+        embed: one caption to its embedding `[s e]`.
+        shape: s, e.
+        description: for logs.
+        check: given the network's parameters, in the compute dtype, raises a ValueError where
+            embeddings are projected already, and by another `text_project`.
+    """
+
+    embed: Callable[[str], np.ndarray]
+    shape: tuple[int, int]
+    description: str
+    check: Callable[[Params], None]
+
+
+def placed(batch: Batch, mesh: Mesh) -> Batch:
+    """A batch of shapes with the shardings that `Encoder` gives its arrays."""
+    rows = sharding.batch_sharding(batch.index.shape[0], mesh)
+
+    def place(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        where = rows
+        if leaf.ndim == 6 and mesh.size > 1:  # latents
+            spec = sharding.activation_spec(leaf.shape, "b v t h w c", mesh)
+            where = NamedSharding(mesh, spec)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+
+    return jax.tree.map(place, batch)
 
 
 CAPTIONS = 32  # embeddings kept; one of 512 x 100,352 takes 103 MB in bfloat16

@@ -47,6 +47,11 @@ def tokens(config: DiTConfig, shape: tuple[int, int, int, int]) -> int:
     return v * t * (h // config.patch) * (w // config.patch)
 
 
+def scores(queries: int, keys: int | float, width: int) -> int | float:
+    """One attention's forward pass, all heads: queries with keys, and weights with values."""
+    return 4 * queries * keys * width
+
+
 def block(config: DiTConfig, shape: tuple[int, int, int, int], text_tokens: int) -> Count:
     """One transformer block on one sample with latents v, t, h, w and text of each view."""
     v, t, *_ = shape
@@ -54,12 +59,12 @@ def block(config: DiTConfig, shape: tuple[int, int, int, int], text_tokens: int)
     seen = length if config.joint_views else length // v
     products = 2.0 * length * d * (4 * d + 2 * d + 2 * config.mlp_width)
     products += 2 * v * text_tokens * config.text_width * 2 * d
-    scores = 4.0 * length * d * (seen + text_tokens)
+    attention = scores(length, seen + text_tokens, d)
     if config.neighbours:
         others = sum(map(len, config.neighbours)) / len(config.neighbours)
         products += 2 * length * d * 4 * d
-        scores += 4 * length * d * (length / (v * t)) * others
-    return Count(products, scores)
+        attention += scores(length, length / (v * t), d) * others
+    return Count(products, attention)
 
 
 def dit(
@@ -88,6 +93,12 @@ def dit(
     after = 2 * length * d * d
     control = (one + Count(after, 0)).times(len(config.control_blocks)) + Count(stem, 0)
     return trunk, control
+
+
+def forward(config: DiTConfig, shape: tuple[int, int, int, int], text_tokens: int) -> int | float:
+    """Model FLOPs of one evaluation of the network for one sample, as in sampling."""
+    trunk, control = dit(config, shape, text_tokens)
+    return trunk.forward + control.forward
 
 
 def training_step(

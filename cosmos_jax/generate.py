@@ -49,7 +49,7 @@ class Generator:
     """Samples videos with fixed settings; compiles at the first call of each shape."""
 
     def __init__(self, net: Any, codec: Any, process: Process, config: SampleConfig, mesh: Mesh):
-        self.config, self.codec, self.mesh = config, codec, mesh
+        self.net, self.config, self.codec, self.mesh = net, config, codec, mesh
         sigmas = (
             unipc.karras_sigmas(config.num_steps)
             if config.karras
@@ -98,7 +98,7 @@ class Generator:
         Args:
             variables: the network's "params" and "constants".
             batch: control, text and views; `latents` are read only where frames are given.
-            uncond_text: text of the unconditional branch (zeros, or a negative prompt's).
+            uncond_text: of the unconditional branch (`DiT.no_text`, or a negative prompt's).
             seed: of the noise; sample i of the batch takes seed + i.
 
         Raises:

@@ -3,7 +3,27 @@
 import dataclasses
 
 from cosmos_jax import metrics
-from cosmos_jax.validation import ValidationConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationConfig:
+    """When and on how much.
+
+    Attributes:
+        every: steps between validations; 0 for none at all.
+        clips: held-out windows, spread evenly over the validation episodes.
+        noises: noise draws for each clip; the control gap wants clips x noises of 32 or more.
+    """
+
+    every: int = 200
+    clips: int = 8
+    noises: int = 4
+
+    def __post_init__(self) -> None:
+        if self.every < 0 or self.clips < 1 or self.noises < 1:
+            raise ValueError(f"config.validation: {self} needs every >= 0, clips and noises >= 1")
+        if self.clips * self.noises < 2:
+            raise ValueError(f"config.validation: {self} has no standard error; draw 2 noises")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +49,8 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PreviewConfig:
-    """When to sample videos (0: at the end of training only), and of how many held-out clips."""
+    """When to sample videos (0: at the end of training only), and of how many held-out clips
+    (0: never)."""
 
     every: int
     clips: int
@@ -37,6 +58,11 @@ class PreviewConfig:
     def __post_init__(self) -> None:
         if self.every < 0:
             raise ValueError(f"config.preview.every={self.every} must be at least 0")
+
+    def due(self, step: int, steps: int) -> bool:
+        """Whether videos are sampled after a step of a run of `steps`."""
+        often = self.every > 0 and step % self.every == 0
+        return self.clips > 0 and (often or step == steps)
 
 
 @dataclasses.dataclass(frozen=True)

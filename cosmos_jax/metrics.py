@@ -7,6 +7,7 @@ of a step), `peak_memory_gib`, and `seconds/<part>` (since the line before).
 
 import contextlib
 import datetime
+import importlib
 import json
 import math
 import os
@@ -142,7 +143,8 @@ class MetricWriter:
             workdir = pathlib.Path(workdir)
             workdir.mkdir(parents=True, exist_ok=True)
             if wandb != "disabled":
-                self._run = _start_wandb(workdir, wandb, project, config, resumed_step is not None)
+                start = importlib.import_module("cosmos_jax.wandb_run").start
+                self._run = start(workdir, wandb, project, config, resumed_step is not None)
             drop_lines_after(workdir / FILE, resumed_step)
             self._file = open(workdir / FILE, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
 
@@ -207,30 +209,3 @@ def drop_lines_after(path: pathlib.Path, step: int | None) -> None:
     draft = path.with_name(path.name + ".draft")
     draft.write_text("".join(kept), encoding="utf-8")
     draft.replace(path)
-
-
-def _start_wandb(
-    workdir: pathlib.Path, mode: str, project: str, config: Mapping[str, Any], resumed: bool
-) -> Any:
-    """Starts a W&B run, whose id is kept in the work folder so that a resumed run goes on in it."""
-    import wandb
-
-    kept = workdir / "wandb_run_id.txt"
-    goes_on = resumed and kept.exists()
-    try:
-        run = wandb.init(
-            project=project,
-            name=workdir.resolve().name,
-            dir=workdir,
-            id=kept.read_text().strip() if goes_on else None,
-            resume="allow" if goes_on else None,
-            mode=mode,  # type: ignore[arg-type]  # one of WANDB_MODES
-            config=dict(config),
-        )
-    except wandb.Error as error:
-        raise ValueError(
-            f"W&B did not start: {' '.join(str(error).split())}; run `wandb login`, or set "
-            "--config.log.wandb=offline or disabled"
-        ) from error
-    kept.write_text(f"{run.id}\n")
-    return run

@@ -15,6 +15,9 @@ from jaxtyping import Array, Float, Int
 
 from cosmos_jax.types import Params, round_to
 
+ADAPTERS = ".*/lora_.*"  # what is trained of a network with adapters
+ADAPTABLE = r"(_attn|mlp)/\w+/kernel$"  # layers that may have one
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
@@ -32,6 +35,8 @@ class OptimConfig:
         b1: decay of the first moment.
         b2: decay of the second moment.
         eps: added to the root of the second moment.
+        lr_factors: pairs of a regex, for the whole path of a parameter, and what its learning rate
+            is multiplied by; the first that fits counts. The weight decay scales with it.
     """
 
     lr: float
@@ -45,6 +50,7 @@ class OptimConfig:
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
+    lr_factors: tuple[tuple[str, float], ...] = ()
 
 
 def lambda_linear(
@@ -109,19 +115,50 @@ def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
 
 def zero_nonfinite(grads: Params) -> Params:
     """Gradients with NaN and infinities set to 0, entry by entry, so that the rest still counts."""
-    return jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, jnp.zeros_like(g)), grads)
+    # The barrier: XLA would make one array of these zeros and of those that gradients start from,
+    # and hold it through the backward pass.
+    zero = jax.lax.optimization_barrier(jnp.zeros(()))
+    return jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, zero.astype(g.dtype)), grads)
+
+
+def scale_by_path(updates: Params, params: Params, factors: Sequence[tuple[str, float]]) -> Params:
+    """Updates times the factor of the first regex that fits the parameter's whole path, or 1.
+
+    Raises:
+        ValueError: a regex that is the first to fit for no parameter; names the nearest paths.
+    """
+    flat = traverse_util.flatten_dict(updates, sep="/")
+    first = {
+        path: next((row for row in factors if re.fullmatch(row[0], path)), None) for path in flat
+    }
+    for row in factors:
+        if row not in first.values():
+            raise ValueError(
+                f"config.optimizer.lr_factors: {row[0]!r} is the first to fit for no trained "
+                f"parameter; near it: {_near(row[0], flat)}"
+            )
+    return _nest({path: flat[path] * row[1] if row else flat[path] for path, row in first.items()})
 
 
 def optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
-    """Zeroes what is not finite, clips the global norm of the rest, then AdamW.
+    """Zeroes what is not finite, clips the global norm of the rest, then AdamW, then `lr_factors`.
 
     Raises:
-        ValueError: see `learning_rate` and `lambda_linear`; or a clip that is not positive.
+        ValueError: see `learning_rate` and `lambda_linear`; a clip that is not positive; learning
+            rate factors that are not positive, or not of a regex.
     """
     if config.clip <= 0:
         raise ValueError(
             f"clip={config.clip} must be positive: it bounds the gradient's global norm"
         )
+    for pattern, factor in config.lr_factors:
+        _compiled(pattern, "config.optimizer.lr_factors")
+        if not 0 < factor < float("inf"):
+            raise ValueError(
+                f"config.optimizer.lr_factors: {pattern!r} has factor {factor}; factors are "
+                "positive, and what is not to be trained is left out of config.trainable"
+            )
+    scaled = [optax.stateless(lambda u, p: scale_by_path(u, p, config.lr_factors))]
     return optax.chain(
         optax.stateless(lambda grads, params: zero_nonfinite(grads)),
         optax.clip_by_global_norm(config.clip),
@@ -132,6 +169,7 @@ def optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
             eps=config.eps,
             weight_decay=config.weight_decay,
         ),
+        *(scaled if config.lr_factors else []),
     )
 
 
@@ -190,10 +228,7 @@ def split_trainable(params: Params, pattern: str) -> tuple[Params, Params]:
     Raises:
         ValueError: the pattern is not a regex, or it matches nothing; names the nearest paths.
     """
-    try:
-        compiled = re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"trainable pattern {pattern!r} is not a regex: {error}") from None
+    compiled = _compiled(pattern, "trainable pattern")
     flat = traverse_util.flatten_dict(params, sep="/")
     trainable = {path: leaf for path, leaf in flat.items() if compiled.fullmatch(path)}
     if not trainable:
@@ -217,7 +252,37 @@ def merge(trainable: Params, frozen: Params) -> Params:
     return _nest({**one, **two})
 
 
-def _nest(flat: dict[str, Array]) -> Params:
+def check_adapters(params: Params, targets: str, pattern: str) -> None:
+    """Raises a ValueError where an adapter's targets fit nothing, or it is not trained.
+
+    Args:
+        params: the network's, with adapters.
+        targets: the adapter's.
+        pattern: regex of what is trained.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    if not any("/lora_" in path for path in flat):
+        layers = [p.removesuffix("/kernel") for p in flat if re.search(ADAPTABLE, p)]
+        raise ValueError(
+            f"config.adapter.targets {targets!r} fits no layer of attention or an MLP; near it: "
+            f"{_near(targets, layers)}"
+        )
+    still = [p for p in flat if "/lora_" in p and not re.fullmatch(pattern, p)]
+    if still:
+        raise ValueError(
+            f"config.trainable={pattern!r} leaves the adapter {still[0]} untrained; set "
+            f"config.trainable={ADAPTERS!r}, or narrow config.adapter.targets"
+        )
+
+
+def _compiled(pattern: str, what: str) -> re.Pattern:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{what} {pattern!r} is not a regex: {error}") from None
+
+
+def _nest(flat: Params) -> Params:
     return traverse_util.unflatten_dict(flat, sep="/")
 
 

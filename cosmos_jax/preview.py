@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cosmos_jax import optim, videos
-from cosmos_jax.data import pipeline, video
+from cosmos_jax import optim, sharding, videos
+from cosmos_jax.data import pipeline, video_writer
 from cosmos_jax.encode import Encoder
 from cosmos_jax.generate import Generator
 from cosmos_jax.types import Clip, Params, TrainState
@@ -29,7 +30,9 @@ def held_out_clips(data: pipeline.DataSet, count: int) -> Clip:
 
 def sampling_variables(state: TrainState, ema: bool) -> dict[str, Params]:
     """The network's variables: the average where it is asked for and kept, else the masters."""
-    trained = state.ema if ema and state.ema is not None else state.params
+    trained = state.params
+    if ema and state.ema is not None:
+        trained = jax.tree.map(sharding.on_device, state.ema)
     return {"params": optim.merge(trained, state.frozen), "constants": state.constants}
 
 
@@ -49,14 +52,15 @@ def sample_clips(
         variables: the network's.
         clips: control, text and given frames.
         seed: of the noise of the first clip; the next takes seed + 1.
-        negative: captions of the unconditional branch, one a view; None: zeros, not text.
+        negative: captions of the unconditional branch, one a view; None: no text at all.
 
     Returns:
         uint8 `[b v f y x 3]`.
     """
     rows = range(len(clips.video))
     batch = encoder(clips, rows, len(rows))
-    uncond = jnp.zeros_like(batch.text)
+    nothing = generator.net.no_text(variables["params"], batch.text.shape[-1])
+    uncond = jnp.zeros_like(batch.text) + nothing.astype(batch.text.dtype)
     if negative is not None:
         uncond = jnp.asarray(encoder.embed([negative] * len(rows)), uncond.dtype)
     latents = generator.latents(variables, batch, uncond, seed)
@@ -74,5 +78,5 @@ def write_preview(
         rows = [clips.video[i], *([] if control is None else [control]), pixels]
         paths.append(folder / f"{name}_compare.mp4")
         stacked = videos.stack_rows(*(videos.grid(row) for row in rows))
-        video.write_video(paths[-1], stacked, float(clips.fps[i]))
+        video_writer.write_video(paths[-1], stacked, float(clips.fps[i]))
     return paths

@@ -16,7 +16,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 P = PartitionSpec
 AXES = ("data", "fsdp", "context")
@@ -25,8 +25,8 @@ WEIGHTS = ("fsdp", "context")
 
 PARAMETERS = (
     # Path regex (searched), and how the array is placed.
-    (r"(^|/)(kernel|embedding)$", "split"),
-    (r"(^|/)(bias|scale)$", "replicate"),
+    (r"(^|/)(kernel|embedding|lora_down|lora_up)$", "split"),
+    (r"(^|/)(bias|scale|lora_magnitude)$", "replicate"),
 )
 """First match wins. A parameter that no row matches is an error."""
 
@@ -141,12 +141,22 @@ def split_spec(shape: Sequence[int], mesh: Any) -> PartitionSpec:
     return P()
 
 
+def on_host(x: jax.Array) -> jax.Array:
+    """The array in pinned host memory; inside `jax.jit`, a copy that the compiler schedules."""
+    return jax.device_put(x, jax.memory.Space.Host)
+
+
+def on_device(x: jax.Array) -> jax.Array:
+    """The array in device memory, wherever it was."""
+    return jax.device_put(x, jax.memory.Space.Device)
+
+
 def path_name(path: Any) -> str:
     """A pytree path as "blocks/self_attn/q/kernel"."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def param_shardings(tree: Any, mesh: Mesh) -> Any:
+def param_shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """A tree of `NamedSharding`, by the table `PARAMETERS`, for arrays or their shapes.
 
     Raises:
@@ -185,6 +195,12 @@ def batch_rows(mesh: Mesh, batch: int) -> list[int]:
     )
 
 
+def batch_sharding(batch: int, mesh: Mesh) -> NamedSharding:
+    """Where a global array `[batch ...]` from the host lies, see `put_rows`."""
+    ways = mesh.shape["data"] * mesh.shape["fsdp"]
+    return NamedSharding(mesh, P(BATCH) if batch % ways == 0 else P())
+
+
 def put_rows(rows: Sequence[int], local: np.ndarray, batch: int, mesh: Mesh) -> jax.Array:
     """A global array `[batch ...]` from the rows that this process read.
 
@@ -192,10 +208,9 @@ def put_rows(rows: Sequence[int], local: np.ndarray, batch: int, mesh: Mesh) -> 
     many devices), every device holds the whole, and `rows` must be all of them.
     """
     where = {row: i for i, row in enumerate(rows)}
-    ways = mesh.shape["data"] * mesh.shape["fsdp"]
-    placed = NamedSharding(mesh, P(BATCH) if batch % ways == 0 else P())
 
     def shard(index: Any) -> np.ndarray:
         return local[[where[r] for r in range(*index[0].indices(batch))]]
 
-    return jax.make_array_from_callback((batch, *local.shape[1:]), placed, shard)
+    shape = (batch, *local.shape[1:])
+    return jax.make_array_from_callback(shape, batch_sharding(batch, mesh), shard)

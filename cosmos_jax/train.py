@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from cosmos_jax import optim, sharding
 from cosmos_jax.diffusion import conditioning, flow
+from cosmos_jax.models.attention import COMPILER_OPTIONS
 from cosmos_jax.types import Batch, Params, TrainState
 
 Metrics = dict[str, jax.Array]
@@ -58,6 +59,8 @@ class Trainer:
         trainable: regex over parameter paths (`optim.split_trainable`).
         ema_rate: width of the power-function average; 0 keeps none.
         seed: of all randomness of the run.
+        offload: moments and EMA wait in host memory while the network computes.
+        accumulate: in how many parts, one after the other, a batch is taken.
     """
 
     net: Any
@@ -67,6 +70,8 @@ class Trainer:
     trainable: str
     ema_rate: float
     seed: int
+    offload: bool = False
+    accumulate: int = 1
 
     @property
     def dtype(self) -> DTypeLike:
@@ -76,6 +81,8 @@ class Trainer:
     def init(self, key: Key[Array, ""], inputs: dict[str, Any]) -> TrainState:
         """A fresh state; `inputs` are the network's (`network_inputs`)."""
         variables = self.net.init(key, **inputs)
+        if adapter := self.net.config.adapter:
+            optim.check_adapters(variables["params"], adapter.targets, self.trainable)
         params, frozen = optim.split_trainable(variables["params"], self.trainable)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -90,6 +97,9 @@ class Trainer:
         """A tree of `NamedSharding` for a state of these shapes; moments lie like parameters."""
         everywhere = NamedSharding(mesh, sharding.P())
         params = sharding.param_shardings(shapes.params, mesh)
+        averages = params
+        if self.offload:
+            averages = jax.tree.map(lambda place: place.with_memory_kind("pinned_host"), params)
         return TrainState(
             step=everywhere,
             params=params,
@@ -99,10 +109,10 @@ class Trainer:
                 self.optimizer,
                 lambda _, place: place,
                 shapes.opt_state,
-                params,
+                averages,
                 transform_non_params=lambda _: everywhere,
             ),
-            ema=params if shapes.ema is not None else None,
+            ema=averages if shapes.ema is not None else None,
         )
 
     def abstract_state(self, inputs: dict[str, Any], mesh: Mesh) -> TrainState:
@@ -140,16 +150,22 @@ class Trainer:
         return TrainState(step, params, frozen, constants, moments, ema)
 
     def loss(
-        self, params: Params, state: TrainState, batch: Batch, draws: flow.Draws
+        self,
+        params: Params,
+        state: TrainState,
+        batch: Batch,
+        draws: flow.Draws,
+        dropout: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b"], flow.Flow]:
-        """The loss of each sample at given draws."""
+        """The loss of each sample at given draws; `dropout` is the key of an adapter's dropout."""
         t = batch.latents.shape[2]
         probabilities = dict(enumerate(self.process.num_conditional_latents))
         counts = conditioning.choose_counts(draws.condition, probabilities, t)
-        text = conditioning.drop_text(
-            batch.text, draws.text, self.process.text_dropout, self.process.text_dropout_per_view
-        )
-        return self.loss_given(params, state, batch, counts, text, draws.epsilon, draws.normal)
+        rate, per_view = self.process.text_dropout, self.process.text_dropout_per_view
+        nothing = self.net.no_text(optim.merge(params, state.frozen), batch.text.shape[-1])
+        text = conditioning.drop_text(batch.text, draws.text, rate, per_view, nothing)
+        epsilon, normal = draws.epsilon, draws.normal
+        return self.loss_given(params, state, batch, counts, text, epsilon, normal, dropout)
 
     def loss_given(
         self,
@@ -160,12 +176,13 @@ class Trainer:
         text: Float[Array, "b v s e"],
         epsilon: Float[Array, "b v t h w c"],
         normal: Float[Array, "b"],
+        dropout: Key[Array, ""] | None = None,
     ) -> tuple[Float[Array, "b"], flow.Flow]:
         """The loss of each sample, all choices made: given frames, text, noise and noise level."""
         _, v, t, *_ = batch.latents.shape
         mask = conditioning.condition_mask(counts, v, t)
         variables = {"params": optim.merge(params, state.frozen), "constants": state.constants}
-        velocity = bind(self.net, variables, batch, text, mask, control_scale=1.0)
+        velocity = bind(self.net, variables, batch, text, mask, 1.0, dropout)
         return flow.loss(
             velocity,
             batch.latents,
@@ -178,24 +195,54 @@ class Trainer:
             levels=self.process.time_levels,
         )
 
+    def gradients(self, state: TrainState, batch: Batch) -> tuple[Float[Array, ""], Params]:
+        """The mean loss of a batch and its float32 gradients.
+
+        With `accumulate` parts, activations are those of one part at a time. Part j is rows j,
+        j + n, ...: each device takes its own. Draws are those of the undivided batch.
+
+        Raises:
+            ValueError: the batch does not divide into the parts.
+        """
+        key = jax.random.fold_in(jax.random.key(self.seed), state.step)
+        adapter, n = self.net.config.adapter, self.accumulate
+        dropout = jax.random.fold_in(key, DROPOUT) if adapter and adapter.dropout else None
+
+        def value_and_grad(batch: Batch) -> tuple[Float[Array, ""], Params]:
+            draws = flow.training_noise(key, batch.index, batch.latents.shape[1:])
+
+            def mean_loss(params: Params) -> Float[Array, ""]:
+                return self.loss(params, state, batch, draws, dropout)[0].mean()
+
+            return jax.value_and_grad(mean_loss)(state.params)
+
+        if n == 1:
+            return value_and_grad(batch)
+        if len(batch.index) % n:
+            raise ValueError(f"a batch of {len(batch.index)} does not divide into {n} parts")
+
+        def add(total: Any, j: Array) -> tuple[Any, None]:
+            found = value_and_grad(_part(batch, j, n))
+            loss, grads = jax.tree.map(lambda a, b: a + b / n, total, found)
+            return (loss, _like_params(grads)), None
+
+        zeros = _like_params(jax.tree.map(jnp.zeros_like, state.params))
+        total, _ = jax.lax.scan(add, (jnp.zeros(()), zeros), jnp.arange(n))
+        return total
+
     def step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One step: a pure function of the state and the batch.
 
         Randomness comes from (seed, step, global sample index), so neither the mesh nor a restart
         changes it.
         """
-        key = jax.random.fold_in(jax.random.key(self.seed), state.step)
-        draws = flow.training_noise(key, batch.index, batch.latents.shape[1:])
-
-        def mean_loss(params: Params) -> Float[Array, ""]:
-            return self.loss(params, state, batch, draws)[0].mean()
-
-        loss, grads = jax.value_and_grad(mean_loss)(state.params)
-        updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)
+        loss, grads = self.gradients(state, batch)
+        opt_state, ema = self._moved(sharding.on_device, state.opt_state, state.ema)
+        updates, opt_state = self.optimizer.update(grads, opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        ema = state.ema
         if ema is not None:
             ema = optim.ema_update(ema, params, state.step, self.ema_rate, self.dtype)
+        opt_state, ema = self._moved(sharding.on_host, opt_state, ema)
         metrics = {
             "loss": loss,
             "grad_norm": optax.tree.norm(grads),
@@ -204,8 +251,40 @@ class Trainer:
         new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
         return new, metrics
 
+    def _moved(self, move: Callable[[Array], Array], opt_state: Any, ema: Any) -> tuple[Any, Any]:
+        """Moments and EMA, moved where they are offloaded."""
+        if not self.offload:
+            return opt_state, ema
+        return optax.tree_map_params(self.optimizer, move, opt_state), jax.tree.map(move, ema)
+
+    def jit_step(self) -> Any:
+        """`step`, to be compiled; the state is donated."""
+        options = COMPILER_OPTIONS if self.net.config.attention == "fa3" else None
+        return jax.jit(self.step, donate_argnums=0, compiler_options=options)
+
 
 INIT = 0x1417  # folded into the run's seed for the initial weights; steps fold in their number
+DROPOUT = 0xD0000000  # folded into a step's key; sample indices are below 2^31
+
+
+def _part(batch: Batch, j: Int[Array, ""], n: int) -> Batch:
+    """Rows j, j + n, ... of a batch, placed as a batch is."""
+
+    def take(x: Array) -> Array:
+        parts = x.reshape(x.shape[0] // n, n, *x.shape[1:])
+        rows = jax.lax.dynamic_index_in_dim(parts, j, axis=1, keepdims=False)
+        letters = {6: "b v t h w c", 4: "b v s e", 2: "b v", 1: "b"}[x.ndim]
+        return sharding.constrain(rows, letters)
+
+    return jax.tree.map(take, batch)
+
+
+def _like_params(tree: Params) -> Params:
+    """States that gradients lie like their parameters; does nothing where no mesh is set."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, sharding.param_shardings(tree, mesh))
 
 
 def bind(
@@ -215,8 +294,10 @@ def bind(
     text: Float[Array, "b v s e"],
     mask: Float[Array, "b v t"],
     control_scale: float,
+    dropout: Key[Array, ""] | None = None,
 ) -> Callable[[Array, Array], Array]:
     """The network as a velocity function of the noisy latents and the timesteps alone."""
+    random = {} if dropout is None else {"index": batch.index, "rngs": {"dropout": dropout}}
 
     def velocity(x: Array, timesteps: Array) -> Array:
         return net.apply(
@@ -229,6 +310,7 @@ def bind(
             control=batch.control,
             control_scale=control_scale,
             fps=batch.fps,
+            **random,
         )
 
     return velocity

@@ -1,12 +1,11 @@
 """Loss on held-out clips at fixed noise, and what the control is worth.
 
 The same clips, noise and noise levels are used at every step and in every run with the same data
-and
-seed, so the numbers can be compared. The control gap is the loss with another clip's control minus
-the loss with the true one, at the same noise: it is zero for a network that ignores its control.
+and seed, so the numbers can be compared. The control gap is the loss with another clip's control
+minus the loss with the true one, at the same noise: it is zero for a network that ignores its
+control.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import jax
@@ -18,31 +17,22 @@ from cosmos_jax import sharding
 from cosmos_jax.data import pipeline
 from cosmos_jax.diffusion import flow
 from cosmos_jax.encode import Encoder
+from cosmos_jax.loop import Loop, ValidationConfig
 from cosmos_jax.train import Trainer
 from cosmos_jax.types import Batch, Clip, TrainState
 
 NOISE = 0x7A11D  # folded into the run's seed
 
 
-@dataclasses.dataclass(frozen=True)
-class ValidationConfig:
-    """When and on how much.
+def make(trainer: Trainer, encoder: Encoder, data: pipeline.DataSet, loop: Loop) -> "Validation":
+    """The validation of a run; reads its clips.
 
-    Attributes:
-        every: steps between validations; 0 for none at all.
-        clips: held-out windows, spread evenly over the validation episodes.
-        noises: noise draws for each clip; the control gap wants clips x noises of 32 or more.
+    Raises:
+        ValueError: see `read_clips`.
     """
-
-    every: int = 200
-    clips: int = 8
-    noises: int = 4
-
-    def __post_init__(self) -> None:
-        if self.every < 0 or self.clips < 1 or self.noises < 1:
-            raise ValueError(f"config.validation: {self} needs every >= 0, clips and noises >= 1")
-        if self.clips * self.noises < 2:
-            raise ValueError(f"config.validation: {self} has no standard error; draw 2 noises")
+    clips, others = read_clips(data, loop.validation, loop.rows)
+    noises = loop.validation.noises
+    return Validation(trainer, encoder, clips, others, loop.rows, loop.batch, noises)
 
 
 def read_clips(
@@ -51,7 +41,7 @@ def read_clips(
     """The fixed clips, and as many of other episodes whose control stands in for the true one.
 
     The others are training clips. Where one set of episodes serves both purposes, they are the same
-    clips, half of them further on.
+    clips, half of them further on; where it holds a single clip, there are no others.
 
     Raises:
         ValueError: see `pipeline.validation_iterator`; or no other clip is there.
@@ -65,7 +55,7 @@ def read_clips(
             iterator.close()
 
     clips = read(data.validation)
-    if clips[0].control is None:
+    if clips[0].control is None or len(data.train) == 1:
         return clips, []
     if data.train.episodes != data.validation.episodes:
         return clips, read(data.train)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
-from cosmos_jax.data import video
+from cosmos_jax.data import video_writer
 
 
 def grid_shape(views: int) -> tuple[int, int]:
@@ -48,10 +48,10 @@ def write_sample(
     paths = []
     for camera, frames in zip(cameras, views, strict=True):
         paths.append(folder / name / f"{camera or 'view'}.mp4")
-        video.write_video(paths[-1], frames, fps)
+        video_writer.write_video(paths[-1], frames, fps)
     paths.append(folder / f"{name}_grid.mp4")
-    video.write_video(paths[-1], grid(views), fps)
+    video_writer.write_video(paths[-1], grid(views), fps)
     if control is not None:
         paths.append(folder / f"{name}_control.mp4")
-        video.write_video(paths[-1], grid(control), fps)
+        video_writer.write_video(paths[-1], grid(control), fps)
     return paths

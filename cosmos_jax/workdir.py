@@ -9,7 +9,7 @@ import jax
 from flax import traverse_util
 from jax.sharding import Mesh
 
-from cosmos_jax.build import Sizes, check_config, codec, text_encoder
+from cosmos_jax.build import Sizes, check_config, codec
 from cosmos_jax.data import pipeline
 from cosmos_jax.data.layouts import Cameras
 
@@ -57,8 +57,10 @@ def read_config(folder: Path) -> tuple[dict[str, Any], Cameras]:
     return values, tuple((name, view) for name, view in kept["cameras"])
 
 
-def summary(values: Mapping[str, Any], mesh: Mesh, data: pipeline.DataSet, sizes: Sizes) -> str:
-    """What is about to run, in a few lines: data, views, stand-ins, sizes."""
+def summary(
+    values: Mapping[str, Any], mesh: Mesh, data: pipeline.DataSet, sizes: Sizes, text: str
+) -> str:
+    """What is about to run, in a few lines: data, views, stand-ins, sizes; `text` describes its."""
     train_set, held_out, views = data.train, data.validation, len(data.train.cameras)
     named = ", ".join(f"{camera or 'the view'}={view}" for camera, view in train_set.cameras)
     lines = [
@@ -66,7 +68,7 @@ def summary(values: Mapping[str, Any], mesh: Mesh, data: pipeline.DataSet, sizes
         f"episodes to train on, {len(held_out)} of {len(held_out.episodes)} held out",
         f"views    {named} (camera=view id, in this order)",
         f"codec    {codec(values)}",
-        f"text     {text_encoder(values).description}",
+        f"text     {text}",
         f"mesh     {dict(mesh.shape)} on {mesh.size} x {jax.devices()[0].device_kind}",
         f"sample   latents {(views, *sizes.latents)} (v t h w c), {sizes.tokens(views)} tokens, "
         f"{sizes.flops(views) / 1e12:.4g} TFLOP a training step",

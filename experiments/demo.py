@@ -23,6 +23,7 @@ def get_config() -> ConfigDict:
     """Returns the config; every field can be overridden on the command line."""
     config = base.get_config()
     config.steps = 100
+    config.job.update({"group": "demo", "name": "demo"})
     config.dtype = "float32"
     config.remat = "none"
     config.mesh.data = -1

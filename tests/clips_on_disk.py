@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from cosmos_jax.data import video
+from cosmos_jax.data import video_writer
 
 CAMERAS = ("cam_high", "cam_left_wrist", "cam_right_wrist")
 SIZE = (16, 24)
@@ -15,7 +15,7 @@ def frames_of(episode, camera, control, count, size=SIZE):
     frames = np.zeros((count, *size, 3), np.uint8)
     frames[..., 0] = 5 * np.arange(count)[:, None, None]
     frames[..., 1] = 25 * episode
-    frames[..., 2] = 60 * camera + 30 * control
+    frames[..., 2] = (60 * camera + 30 * control) % 256
     return frames
 
 
@@ -24,10 +24,12 @@ def write_clips(root, counts=(10, 11, 12), cameras=CAMERAS, control="control_inp
     for e, count in enumerate(counts):
         for c, camera in enumerate(cameras):
             frames = frames_of(e, c, 0, count)
-            video.write_video(root / "videos" / camera / f"ep_{e}.mp4", frames, fps, crf=0)
+            video_writer.write_video(root / "videos" / camera / f"ep_{e}.mp4", frames, fps, crf=0)
             if control:
                 frames = frames_of(e, c, 1, count)
-                video.write_video(root / control / camera / f"ep_{e}.mp4", frames, fps, crf=0)
+                video_writer.write_video(
+                    root / control / camera / f"ep_{e}.mp4", frames, fps, crf=0
+                )
         folder = root / "captions" / cameras[0]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"ep_{e}.json").write_text(json.dumps({"caption": f"Words {e}."}))

@@ -13,6 +13,7 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join(FLAGS)
 
+import browser
 import pytest
 from absl import flags
 
@@ -21,10 +22,10 @@ flags.FLAGS.mark_as_parsed()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselects the tests that compare with torch where it is not installed."""
-    if importlib.util.find_spec("torch"):
-        return
-    absent = [item for item in items if item.get_closest_marker("torch")]
+    """Deselects the tests that need torch, or a browser, where there is none."""
+    there = {"torch": importlib.util.find_spec("torch"), "browser": browser.find()}
+    lacking = [mark for mark, found in there.items() if found is None]
+    absent = [item for item in items if any(map(item.get_closest_marker, lacking))]
     if absent:
         config.hook.pytest_deselected(items=absent)
         items[:] = [item for item in items if item not in absent]

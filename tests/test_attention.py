@@ -43,6 +43,20 @@ def test_self_attention_is_a_softmax_over_all_tokens_or_those_of_a_view(joint):
         close(ours[mine].reshape(-1, 4), wanted)
 
 
+def test_attention_to_two_parts_of_the_keys_joins_to_attention_to_all():
+    q, k, v = (draw(5, 4, seed=i) for i in range(3))
+    k[2] *= 9  # one key that takes nearly all of some rows
+    scores = q @ k.T / 2
+
+    def part(keys):
+        y = plain(q, k[keys], v[keys])
+        lse = np.log(np.exp(scores[:, keys]).sum(-1))
+        return jnp.asarray(y)[None, :, None], jnp.asarray(lse)[None, None]
+
+    joined = attention.join(*part(slice(3)), *part(slice(3, None)))
+    close(joined[0, :, 0], plain(q, k, v))
+
+
 def test_text_attention_sees_the_text_of_its_own_view():
     q, k, v = queries()[0], draw(2, 2, 5, 2, 4, seed=1), draw(2, 2, 5, 2, 4, seed=2)
     ours = attention.text_attention(*map(jnp.asarray, (q, k, v)), backend="xla")

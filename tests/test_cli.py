@@ -1,7 +1,5 @@
 """The way of the commands with flags and errors; what each refuses is tested with the command."""
 
-import json
-
 import commands
 import pytest
 
@@ -52,30 +50,3 @@ def test_none_can_be_given_for_a_value_of_any_type(tmp_path):
     arguments = commands.demo(data__root=tmp_path, data__fps=None)
     error = commands.error_of("run_train.py", *arguments, f"--workdir={tmp_path / 'run'}")
     assert "data.fps=None, data.stride=None: set one of them" in error
-
-
-def test_the_benchmark_measures_a_step_of_a_config():
-    arguments = ["cosmos_jax/bench.py", *commands.demo(), "--views=2", "--repeats=2", "step"]
-    figures = json.loads(commands.run(*arguments).out)
-    assert figures["case"] == "step"
-    assert figures["tokens"] == 2 * 2 * 2 * 3
-    assert figures["batch"] == 4
-    assert len(figures["seconds_all"]) == 4
-    assert 0 < figures["seconds"] <= max(figures["seconds_all"][2:])
-    assert figures["loss"] > 0
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ([], "name one case: step"),
-        (["stop"], "name one case: step"),
-        (["step"], "--views=N is missing"),
-        (["step", "--views=2"], "--config=experiments/NAME.py is missing"),
-        (["step", "--views=0"], "views"),
-    ],
-    ids=str,
-)
-def test_the_benchmark_refuses_what_it_cannot_measure(arguments, words):
-    error = commands.error_of("cosmos_jax/bench.py", *arguments)
-    assert words in error and "\n" not in error

@@ -81,17 +81,19 @@ def test_given_frames_replace_the_others_even_where_those_are_nan():
 def test_text_is_dropped_by_sample_or_by_view():
     text = jnp.ones((2, 3, 4, 5))
     uniform = jnp.asarray([[0.1, 0.9, 0.9], [0.9, 0.1, 0.2]])
-    whole = conditioning.drop_text(text, uniform, 0.2, per_view=False)
-    assert whole.mean((2, 3)).tolist() == [[0, 0, 0], [1, 1, 1]]
-    views = conditioning.drop_text(text, uniform, 0.2, per_view=True)
-    assert views.mean((2, 3)).tolist() == [[0, 1, 1], [1, 0, 1]]
+    nothing = jnp.full(5, 0.5)
+    whole = conditioning.drop_text(text, uniform, 0.2, per_view=False, nothing=nothing)
+    assert whole.mean((2, 3)).tolist() == [[0.5, 0.5, 0.5], [1, 1, 1]]
+    views = conditioning.drop_text(text, uniform, 0.2, per_view=True, nothing=nothing)
+    assert views.mean((2, 3)).tolist() == [[0.5, 1, 1], [1, 0.5, 1]]
 
 
 def test_text_dropout_of_zero_and_one():
     text = jnp.ones((64, 2, 1, 1))
     uniform = jax.random.uniform(jax.random.key(0), (64, 2)).at[0].set(0.0)
-    assert conditioning.drop_text(text, uniform, 0.0, per_view=True).min() == 1
-    assert conditioning.drop_text(text, uniform, 1.0, per_view=True).max() == 0
+    zeros = jnp.zeros(1)
+    assert conditioning.drop_text(text, uniform, 0.0, per_view=True, nothing=zeros).min() == 1
+    assert conditioning.drop_text(text, uniform, 1.0, per_view=True, nothing=zeros).max() == 0
 
 
 def test_guidance_of_zero_is_the_conditional_branch():

@@ -170,6 +170,69 @@ def test_bad_input_is_one_error_and_leaves_nothing(case, published, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["other.pt"]
 
 
+RUN = "import runpy; runpy.run_module('converters.convert', run_name='__main__', alter_sys=True)"
+# Runs the command on a disk with room for so many bytes.
+FULL_DISK = f"""
+import errno, io, os, pathlib, sys
+left, opened = int(sys.argv.pop(1)), pathlib.Path.open
+
+class File(io.BufferedWriter):
+    def write(self, data):
+        global left
+        left -= len(data)
+        if left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)
+
+def limited(path, mode="r", *rest, **more):
+    return File(io.FileIO(path, "w")) if mode == "wb" else opened(path, mode, *rest, **more)
+
+pathlib.Path.open = limited
+{RUN}
+"""
+
+
+def test_a_disk_that_fills_up_under_orbax_leaves_nothing_either(published, tmp_path):
+    limit = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000)); {RUN}"
+    flags = [f"--source={published}/bare.pt", f"--target={tmp_path}/ours"]
+    done = subprocess.run(
+        [sys.executable, "-c", limit, *flags], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "File too large" in done.stderr and done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["out.pt", "out.safetensors", "out.dcp", "three"])
+def test_a_disk_that_fills_up_leaves_nothing(name, published, tmp_path):
+    kind = ["--format=guides"] if name == "three" else []
+    flags = [f"--source={published}/model.pt", f"--target={tmp_path / name}", *kind]
+    command = [sys.executable, "-c", FULL_DISK, "200000", *flags]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert f"error: {tmp_path} is full; nothing of {name} is left\n" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.torch
+def test_what_lies_beside_the_weights_is_named(published, tmp_path):
+    """A training checkpoint of PyTorch: the model is read, and a line says what is not."""
+    import torch
+
+    model = torch.load(published / "bare.pt", weights_only=True)
+    moments = {i: {"exp_avg": torch.ones(2), "step": torch.tensor(1.0)} for i in range(3)}
+    loop = []
+    loop.append(loop)
+    held = {"model": model, "step": 7, "optim": {"state": moments, "groups": loop}, "args": None}
+    torch.save(held, tmp_path / "all.pt")
+    out = convert(f"--source={tmp_path}/all.pt", "--audit")
+    assert out.startswith(f"{tmp_path}/all.pt: model is read; left aside: optim (6 tensors)\n")
+    bare = convert(f"--source={published}/bare.pt", "--audit")
+    assert out.splitlines()[-1] == bare.splitlines()[-1]
+    assert "left aside" not in bare
+
+
 @pytest.mark.torch
 def test_torch_loads_what_is_exported(published, tmp_path):
     import torch

@@ -4,7 +4,7 @@ from fractions import Fraction
 import pytest
 from clips_on_disk import CAMERAS, write_clips
 
-from cosmos_jax.data import layouts, video
+from cosmos_jax.data import layouts, video, video_writer
 
 pytestmark = pytest.mark.core
 
@@ -250,7 +250,7 @@ class TestScan:
             frames = layouts.video.read_frames(
                 video.probe(views / CAMERAS[0] / "ep_6.mp4"), [0] * count
             )
-            video.write_video(folder / CAMERAS[1] / f"ep_{e}.mp4", frames, fps)
+            video_writer.write_video(folder / CAMERAS[1] / f"ep_{e}.mp4", frames, fps)
         truncated = views / CAMERAS[2] / "ep_6.mp4"
         truncated.write_bytes(truncated.read_bytes()[:-20])
         (control / CAMERAS[0] / "ep_7.mp4").write_bytes(b"")

@@ -303,13 +303,13 @@ def test_rows_are_rows_of_the_batch(clips_root, rows):
 @pytest.mark.core
 def test_waiting_is_measured(clips_root):
     iterator = pipeline.train_iterator(train(clips_root), 0, range(4))
-    assert (iterator.wait_seconds, iterator.samples_per_second) == (0.0, 0.0)
+    assert list(iterator.metrics().values()) == [0.0, 0.0]
     next(iterator)
     waited = iterator.wait_seconds
     assert waited > 0
     next(iterator)
     assert iterator.wait_seconds > waited
-    assert 0 < iterator.samples_per_second < 8 / iterator.wait_seconds
+    assert 0 < iterator.metrics()["loader_samples_per_second"] < 8 / iterator.wait_seconds
     iterator.close()
 
 
@@ -330,12 +330,133 @@ class TestValidation:
         parts = [contents(pipeline.validation_iterator(clips, 8, r)) for r in ([0, 3], [1, 2])]
         assert parts[0] | parts[1] == whole
 
+    def test_random_starts_make_several_clips_of_a_window(self, clips_root):
+        random = config(clips_root, validation_fraction=None, starts="random", num_frames=3)
+        clips = pipeline.open_dataset(random).validation
+        read = [contents(pipeline.validation_iterator(clips, 8, range(4))) for _ in range(2)]
+        assert read[0] == read[1]
+        names = [read[0][i][0] for i in range(8)]
+        assert [name[:4] for name in names] == [f"ep_{i // 2}" for i in range(8)]
+        assert len(set(names)) > 4
+
     def test_counts_that_do_not_fit(self, clips_root):
         clips = pipeline.open_dataset(config(clips_root)).validation
         with pytest.raises(ValueError, match="6 validation clips are not a multiple of"):
             pipeline.validation_iterator(clips, 6, range(4))
         with pytest.raises(ValueError, match=r"8 clips are wanted .* holds 5"):
             pipeline.validation_iterator(clips, 8, range(4))
+
+
+# Fewer views than there are.
+
+
+def views_of(batches):
+    """{global sample index: view ids}, sample by sample."""
+    return {int(i): b.view_ids[k].tolist() for b in batches for k, i in enumerate(b.index)}
+
+
+@pytest.mark.core
+def test_each_batch_has_a_number_of_views_and_each_sample_its_own(clips_root):
+    clips = train(clips_root, views=(1, 3), keep_front=False, num_frames=2)
+    batches = take(pipeline.train_iterator(clips, 0, range(4)), 12)
+    assert {b.video.shape[1] for b in batches} == {1, 2, 3}
+    for batch in batches:
+        assert batch.video.shape == batch.control.shape == (*batch.view_ids.shape, 2, *SIZE, 3)
+        assert {len(captions) for captions in batch.captions} == {batch.video.shape[1]}
+        assert batch.video[:, :, 0, 0, 0, 2].tolist() == (60 * batch.view_ids).tolist()
+        assert batch.control[:, :, 0, 0, 0, 2].tolist() == (60 * batch.view_ids + 30).tolist()
+        for name, captions, ids in zip(batch.name, batch.captions, batch.view_ids, strict=True):
+            words = [f"Words {name[3]}." if view == 0 else "" for view in ids]
+            assert list(captions) == words
+    drawn = views_of(batches)
+    assert all(ids == sorted(set(ids)) for ids in drawn.values())
+    ones = [ids for ids in drawn.values() if len(ids) == 1]
+    assert {view for ids in ones for view in ids} == {0, 1, 2}
+    pairs = [tuple(map(tuple, b.view_ids.tolist())) for b in batches if b.video.shape[1] == 2]
+    assert any(len(set(pair)) > 1 for pair in pairs)  # not one choice for the whole batch
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("hosts", [[[0, 1, 2, 3]], [[0, 2], [3]], [[1], [2]]])
+def test_views_are_the_same_for_any_hosts_and_restarts(clips_root, hosts):
+    clips = train(clips_root, views=(1, 3), num_frames=2)
+    whole = take(pipeline.train_iterator(clips, 5, range(4)), 6)
+    expected = contents(whole)
+    for rows in hosts:
+        iterator = pipeline.train_iterator(clips, 5, rows)
+        first = [next(iterator) for _ in range(2)]
+        state = json.loads(json.dumps(iterator.state()))
+        iterator.close()
+        for known in (state, None):
+            rest = take(pipeline.train_iterator(clips, 5, rows, 8, known), 4)
+            part = contents([*first, *rest])
+            assert part == {i: sample for i, sample in expected.items() if i % 4 in rows}
+    other = take(pipeline.train_iterator(clips, 6, range(4)), 6)
+    assert views_of(other) != views_of(whole)
+
+
+@pytest.mark.core
+def test_the_front_view_may_be_kept(clips_root):
+    counts = {}
+    for keep in (True, False):
+        clips = train(clips_root, views=(2, 2), keep_front=keep)
+        drawn = [clips.draw_views(0, i, i) for i in range(300)]
+        counts[keep] = np.bincount(np.concatenate(drawn), minlength=3)
+        assert counts[keep].sum() == 600
+    assert counts[True][0] == 300
+    assert all(110 < n < 190 for n in counts[True][1:])
+    assert all(160 < n < 240 for n in counts[False])
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(
+    ("changes", "front"),
+    [
+        ({"cameras": ((CAMERAS[2], 5), (CAMERAS[0], 1))}, 1),  # the caption camera
+        ({"cameras": ((CAMERAS[2], 5), (CAMERAS[0], 1)), "captions": "none"}, 0),
+    ],
+)
+def test_which_view_is_the_front(clips_root, changes, front):
+    clips = train(clips_root, views=(1, 1), **changes)
+    assert {clips.draw_views(0, i, i) for i in range(20)} == {(front,)}
+
+
+@pytest.mark.core
+def test_the_number_of_views_is_uniform_over_the_range(clips_root):
+    clips = train(clips_root, views=(2, 3))
+    assert clips.view_counts == (2, 3) and train(clips_root).view_counts == (3,)
+    counts = np.bincount([len(clips.draw_views(1, b, b)) for b in range(400)])
+    assert counts[:2].sum() == 0 and all(160 < n < 240 for n in counts[2:])
+    assert len({len(clips.draw_views(1, 8, i)) for i in range(8, 16)}) == 1
+
+
+@pytest.mark.core
+def test_validation_sees_all_views(clips_root):
+    data = pipeline.open_dataset(config(clips_root, views=(1, 2), validation_fraction=None))
+    for clips in (data.validation, data.train):
+        (batch,) = pipeline.validation_iterator(clips, 4, range(4))
+        assert batch.view_ids.tolist() == [[0, 1, 2]] * 4
+    assert data.train.clip(0).view_ids.tolist() == [0, 1, 2]
+
+
+@pytest.mark.core
+def test_more_views_than_cameras(clips_root):
+    with pytest.raises(ValueError, match=r"data\.views=\(2, 4\) draws up to 4 views, and .* has 3"):
+        train(clips_root, views=(2, 4))
+
+
+# Fewer episodes than there are.
+
+
+@pytest.mark.core
+def test_only_the_first_episodes_are_read(clips_root):
+    one = config(clips_root, episodes=1, starts="first", validation_fraction=None, batch_size=1)
+    data = pipeline.open_dataset(one)
+    assert [e.name for e in data.train.episodes] == ["ep_0"]
+    assert data.captions == ["", "Words 0."]
+    seen = take(pipeline.train_iterator(data.train, 0, [0]), 3)
+    held = next(pipeline.validation_iterator(data.validation, 1, [0]))
+    assert {batch.video.tobytes() for batch in seen} == {held.video.tobytes()}
 
 
 # Bad input.
@@ -363,6 +484,10 @@ class TestValidation:
         ({"stride": 0}, "set one of them"),
         ({"fps": -1, "stride": None}, "set one of them"),
         ({"validation_fraction": 1.0}, "data.validation_fraction=1.0"),
+        ({"episodes": 0}, "data.episodes=0 must be at least 1, or None"),
+        ({"views": (0, 2)}, r"data.views=\(0, 2\) must be \(fewest, most\)"),
+        ({"views": (3, 2)}, r"data.views=\(3, 2\) must be"),
+        ({"views": (3,)}, r"data.views=\(3,\) must be"),
     ],
 )
 def test_settings_that_cannot_be(changes, message):

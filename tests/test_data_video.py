@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 
-from cosmos_jax.data import video
+from cosmos_jax.data import video, video_writer
 
 FRAMES = 50
 
@@ -43,7 +43,7 @@ def write_timed(path, times, clock, **options):
 @pytest.fixture
 def plain(tmp_path):
     path = tmp_path / "plain.mp4"
-    video.write_video(path, bars(), 10)
+    video_writer.write_video(path, bars(), 10)
     return path
 
 
@@ -106,7 +106,7 @@ def test_order_and_repeats_are_the_callers(plain):
 @pytest.mark.core
 def test_lossless_is_exact_to_the_bit(tmp_path):
     frames = np.random.default_rng(0).integers(0, 256, (7, 20, 34, 3), dtype=np.uint8)
-    video.write_video(tmp_path / "v.mp4", frames, 12.5, crf=0)
+    video_writer.write_video(tmp_path / "v.mp4", frames, 12.5, crf=0)
     info = video.probe(tmp_path / "v.mp4")
     assert info.fps == Fraction(25, 2)
     np.testing.assert_array_equal(video.read_frames(info, range(7)), frames)
@@ -115,7 +115,7 @@ def test_lossless_is_exact_to_the_bit(tmp_path):
 @pytest.mark.core
 @pytest.mark.parametrize("count", [1, 2])
 def test_very_short_videos(tmp_path, count):
-    video.write_video(tmp_path / "v.mp4", bars(count), 10)
+    video_writer.write_video(tmp_path / "v.mp4", bars(count), 10)
     info = video.probe(tmp_path / "v.mp4")
     assert numbers(video.read_frames(info, range(count))) == list(range(count))
 
@@ -123,7 +123,7 @@ def test_very_short_videos(tmp_path, count):
 @pytest.mark.parametrize("colour", [(200, 60, 30), (20, 200, 90), (128, 128, 128), (250, 250, 5)])
 def test_colours_survive_the_browser_format(tmp_path, colour):
     frames = np.full((3, 32, 32, 3), colour, np.uint8)
-    video.write_video(tmp_path / "v.mp4", frames, 10, crf=4)
+    video_writer.write_video(tmp_path / "v.mp4", frames, 10, crf=4)
     read = video.read_frames(video.probe(tmp_path / "v.mp4"), [1])
     assert np.abs(read.astype(int) - frames[:1]).max() <= 3
     with av.open(tmp_path / "v.mp4") as container:
@@ -141,7 +141,7 @@ def test_the_index_comes_first_so_that_browsers_can_start(plain):
 @pytest.mark.parametrize("shape", [(0, 32, 32, 3), (2, 31, 32, 3), (2, 32, 33, 3)])
 def test_frames_that_cannot_be_written(tmp_path, shape):
     with pytest.raises(ValueError, match=r"v\.mp4: (no frames|.*even rows and columns)"):
-        video.write_video(tmp_path / "v.mp4", np.zeros(shape, np.uint8), 10)
+        video_writer.write_video(tmp_path / "v.mp4", np.zeros(shape, np.uint8), 10)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -153,9 +153,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(plain, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(video, "_encode", fail)
+    monkeypatch.setattr(video, "encode", fail)
     with pytest.raises(OSError, match="No space"):
-        video.write_video(plain, bars(), 10)
+        video_writer.write_video(plain, bars(), 10)
     assert plain.read_bytes() == before
     assert [p.name for p in plain.parent.iterdir()] == [plain.name]
 
@@ -222,7 +222,7 @@ def test_pictures_that_the_decoder_patched_up_are_told(tmp_path):
     """Wrong bits inside a picture are no error of the decoder: it fills in and goes on."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (8, 64, 64, 3), dtype=np.uint8)
-    video.write_video(tmp_path / "v.mp4", noise, 10)
+    video_writer.write_video(tmp_path / "v.mp4", noise, 10)
     info = video.probe(tmp_path / "v.mp4")
     content = bytearray((tmp_path / "v.mp4").read_bytes())
     middle = len(content) // 2
@@ -242,7 +242,7 @@ def test_frames_out_of_range(plain, frames):
 
 def test_a_file_that_shrank_since_it_was_scanned(plain):
     info = video.probe(plain)
-    video.write_video(plain, bars(20), 10)
+    video_writer.write_video(plain, bars(20), 10)
     with pytest.raises(video.FileError, match=r"frame 40 cannot be decoded .*has changed"):
         video.read_frames(info, [3, 40])
 
@@ -252,7 +252,7 @@ class TestProbeAll:
     def write(self, tmp_path):
         paths = [str(tmp_path / "data" / f"{i}.mp4") for i in range(4)]
         for i, path in enumerate(paths[:3]):
-            video.write_video(path, bars(10 + i), 10)
+            video_writer.write_video(path, bars(10 + i), 10)
         write_timed(paths[1], [0, 3, 5, 9], 10)
         os.truncate(paths[2], 900)
         return paths, tmp_path / "cache" / "headers.json"
@@ -274,7 +274,7 @@ class TestProbeAll:
         second = video.probe_all(paths, cache, 2)
         assert seen == [paths[2]]
         assert [second[p] for p in paths[:2]] == [first[p] for p in paths[:2]]
-        video.write_video(paths[0], bars(33), 10)
+        video_writer.write_video(paths[0], bars(33), 10)
         assert video.probe_all(paths[:2], cache, 2)[paths[0]].frames == 33
         assert seen[1:] == [paths[0]]
 

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 import tiny
+from jax.interpreters import partial_eval
 
-from cosmos_jax import build, flops
+from cosmos_jax import build, flops, flops_vae
 from cosmos_jax.models.dit import DiT
+from cosmos_jax.models.wan_vae import WanVAE
 
 pytestmark = pytest.mark.core
 
@@ -41,9 +43,12 @@ VARIANTS = {
 
 
 def products(jaxpr):
-    """FLOPs of all products of a program, those of a scan's body once a turn."""
+    """FLOPs of all products and convolutions of a program, those of a scan's body once a turn."""
     total = 0
     for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            *inner, _ = equation.invars[1].aval.shape  # rows, columns, inputs, outputs
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(inner)
         if equation.primitive.name == "dot_general":
             (contracted, _), _ = equation.params["dimension_numbers"]
             left, out = equation.invars[0].aval.shape, equation.outvars[0].aval.shape
@@ -78,7 +83,9 @@ def program(config, shape, text_tokens, of=lambda loss: loss):
         return net.apply({"params": params, "constants": constants}, **inputs).sum()
 
     arguments = variables["params"], variables["constants"], inputs
-    return jax.make_jaxpr(of(loss))(*arguments).jaxpr
+    jaxpr = jax.make_jaxpr(of(loss))(*arguments).jaxpr
+    # Without what nobody reads, as compiled: some backward passes give gradients by the bundle.
+    return partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))[0]
 
 
 def left_out(config, shape):
@@ -155,3 +162,61 @@ def test_a_training_step_is_about_the_products_of_its_program(trained):
     held = products(program(config, FIVE_VIEWS, 512, of))
     told = flops.training_step(config, FIVE_VIEWS, 512, len(trained) > 1, True)
     assert told == pytest.approx(held, rel=0.01)
+
+
+def test_an_evaluation_of_the_network_is_all_of_its_forward_pass():
+    trunk, control = flops.dit(TRANSFER, FIVE_VIEWS, text_tokens=512)
+    told = flops.forward(TRANSFER, FIVE_VIEWS, 512)
+    assert told == trunk.products + trunk.attention + control.products + control.attention
+    # A step in which everything is trained costs three of them.
+    assert flops.training_step(TRANSFER, FIVE_VIEWS, 512, True, True) == 3 * told
+
+
+VAES = {
+    "two stages": WanVAE(
+        dim=4, dim_mult=(1, 2), num_res_blocks=1, temporal_downsample=(True,), encode_chunk=1
+    ),
+    "as published, thin": WanVAE(dim=2, decode_chunk=2),
+    "space alone, few channels": WanVAE(
+        dim=4,
+        latent_channels=2,
+        dim_mult=(1, 3, 3),
+        temporal_downsample=(False, False),
+        mean=(0.0, 0.0),
+        std=(1.0, 1.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", VAES)
+@pytest.mark.parametrize("latent_frames", [1, 4])
+def test_the_autoencoder_is_the_products_of_its_programs(name, latent_frames):
+    vae = VAES[name]
+    frames = 1 + (latent_frames - 1) * vae.temporal
+    size = 2 * vae.spatial, 3 * vae.spatial
+    params = jax.eval_shape(vae.init, jax.random.key(0))
+    video = jax.ShapeDtypeStruct((1, 1, frames, *size, 3), jnp.float32)
+    latents = jax.eval_shape(vae.encode, params, video)
+    assert latents.shape[2:5] == (latent_frames, 2, 3)
+    encode, decode = (
+        flops_vae.encode(vae, (frames, *size)),
+        flops_vae.decode(vae, (*latents.shape[2:5],)),
+    )
+    assert encode.forward == products(jax.make_jaxpr(vae.encode)(params, video).jaxpr)
+    assert decode.forward == products(jax.make_jaxpr(vae.decode)(params, latents).jaxpr)
+
+
+def test_the_smallest_autoencoder_by_hand():
+    # One residual block a stage; 4 and 8 channels; 5 frames of 4 x 6 pixels, 3 of 2 x 3 latents.
+    vae, full, low = VAES["two stages"], 5 * 4 * 6, 3 * 2 * 3
+    assert (vae.spatial, vae.temporal, vae.latent_channels) == (2, 2, 16)
+    attention = 3 * 4 * (2 * 3) ** 2 * 8
+    middle = low * (2 * 2 * 27 * 8 * 8 + 8 * 24 + 8 * 8)
+    encode = full * (27 * 3 * 4 + 2 * 27 * 4 * 4)
+    encode += 5 * 2 * 3 * 9 * 4 * 4 + 2 * 2 * 3 * 3 * 4 * 4  # rows and columns, then frames
+    encode += low * (27 * 4 * 8 + 27 * 8 * 8 + 4 * 8) + middle + low * (27 * 8 * 32 + 32 * 32)
+    assert flops_vae.encode(vae, (5, 4, 6)) == flops.Count(2 * encode, attention)
+    decode = low * (16 * 16 + 27 * 16 * 8) + middle + low * 2 * 2 * 27 * 8 * 8
+    decode += 2 * 2 * 3 * 3 * 8 * 16 + full * 9 * 8 * 4
+    decode += full * (2 * 2 * 27 * 4 * 4 + 27 * 4 * 3)
+    assert flops_vae.decode(vae, (3, 2, 3)) == flops.Count(2 * decode, attention)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cosmos_jax.data import inputs as input_clips
-from cosmos_jax.data import layouts, video
+from cosmos_jax.data import layouts, video_writer
 
 pytestmark = pytest.mark.core
 
@@ -117,7 +117,7 @@ def test_every_bad_file_is_listed_with_its_reason(root):
     folder = root / "control_input_edge"
     (folder / "cam_high" / "ep_0.mp4").unlink()
     short = clips_on_disk.frames_of(1, 0, 1, 3)
-    video.write_video(folder / "cam_high" / "ep_1.mp4", short, 10)
+    video_writer.write_video(folder / "cam_high" / "ep_1.mp4", short, 10)
     (folder / "cam_left_wrist" / "ep_1.mp4").write_bytes(b"not a video")
     (root / "captions" / "cam_high" / "ep_1.json").write_text(json.dumps({"caption": " "}))
     with pytest.raises(ValueError, match="4 bad files") as error:

@@ -219,7 +219,7 @@ def test_flags_that_cannot_be():
 
 
 def test_cudnn_computes_in_bfloat16():
-    with pytest.raises(ValueError, match='"cudnn" computes in bfloat16'):
+    with pytest.raises(ValueError, match="computes in bfloat16"):
         networks.load(Golden.load(GOLDENS / "net_lvg.npz"), "float32", "cudnn")
 
 

@@ -13,7 +13,7 @@ import pytest
 import tiny
 
 from cosmos_jax import generate, sample, sharding
-from cosmos_jax.data import video
+from cosmos_jax.data import video, video_writer
 from cosmos_jax.diffusion import unipc
 from cosmos_jax.encode import Encoder
 from cosmos_jax.models.dct_codec import DCTCodec
@@ -168,7 +168,7 @@ def without_videos(folder):
 
 def too_short(folder):
     path = folder / CONTROL / "camera_000" / "episode_0000.mp4"
-    video.write_video(path, np.zeros((2, 32, 48, 3), np.uint8), 10)
+    video_writer.write_video(path, np.zeros((2, 32, 48, 3), np.uint8), 10)
 
 
 def unknown_camera(folder):

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from cosmos_jax.data import scene, synthetic, video
+from cosmos_jax.data import scene, synthetic, video_writer
 from cosmos_jax.data.synthetic import SceneConfig
 
 TINY = SceneConfig(episodes=3, frames=2, size=(24, 40), cameras=3)
@@ -304,15 +304,15 @@ def test_write_dataset_leaves_other_folders_alone(tmp_path):
 
 def test_the_slower_of_two_writers_takes_what_the_faster_wrote(tmp_path, monkeypatch):
     config, root = dataclasses.replace(TINY, episodes=1), tmp_path / "data"
-    write = video.write_video
+    write = video_writer.write_video
 
     def overtaken(*args):
-        monkeypatch.setattr(video, "write_video", write)
+        monkeypatch.setattr(video_writer, "write_video", write)
         synthetic.write_dataset(root, config)
         (root / "mark").touch()
         write(*args)
 
-    monkeypatch.setattr(video, "write_video", overtaken)
+    monkeypatch.setattr(video_writer, "write_video", overtaken)
     assert synthetic.write_dataset(root, config) == root
     assert (root / "mark").exists()
     assert list(tmp_path.iterdir()) == [root]
@@ -322,7 +322,7 @@ def test_a_failed_write_leaves_nothing(tmp_path, monkeypatch):
     def full_disk(path, frames, fps):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(video, "write_video", full_disk)
+    monkeypatch.setattr(video_writer, "write_video", full_disk)
     with pytest.raises(OSError, match="No space left"):
         synthetic.write_dataset(tmp_path / "data", TINY)
     assert list(tmp_path.iterdir()) == []

@@ -1,5 +1,6 @@
 """The training step: alike on every mesh, exact over a restart; only what is trained moves."""
 
+import dataclasses
 import functools
 
 import jax
@@ -74,7 +75,7 @@ def test_loss_and_gradients_are_those_of_one_device(sizes):
 @functools.cache
 def compiled(trainer):
     """One function for all tests, so that a mesh compiles it once."""
-    return jax.jit(trainer.step, donate_argnums=0)
+    return trainer.jit_step()
 
 
 def run(trainer, mesh, state, first, last, batch=2):
@@ -142,6 +143,26 @@ def test_moments_and_averages_are_split_like_their_parameters():
     assert moments
     for leaf in (*moments, state.ema["blocks"]["mlp"]["up"]["kernel"]):
         assert any(leaf.sharding.spec), leaf
+
+
+@pytest.mark.core
+def test_moments_and_averages_in_host_memory_give_the_same_bits(tmp_path):
+    trainer, mesh = tiny.trainer(".*"), mesh_of(dict(fsdp=4, context=2))
+    offloading = dataclasses.replace(trainer, offload=True)
+    with jax.set_mesh(mesh):
+        kept, losses = run(trainer, mesh, trainer.init_state(tiny.INPUTS, mesh), 0, 2, batch=4)
+        state, again = run(offloading, mesh, offloading.init_state(tiny.INPUTS, mesh), 0, 2, 4)
+        with checkpoints.Checkpoints(tmp_path, {}, keep_last=1) as saver:
+            saver.save(state, samples=8, data=None)
+        with checkpoints.Checkpoints(tmp_path, {}, keep_last=1) as saver:
+            restored, _ = saver.restore(offloading.abstract_state(tiny.INPUTS, mesh))
+    assert losses == again
+    for tree in (state, restored):
+        for a, b in zip(arrays(tree), arrays(kept), strict=True):
+            np.testing.assert_array_equal(a, b)
+        waiting = [x for x in jax.tree.leaves((tree.opt_state, tree.ema)) if x.ndim]
+        assert {x.sharding.memory_kind for x in waiting} == {"pinned_host"}
+        assert {x.sharding.memory_kind for x in jax.tree.leaves(tree.params)} == {"device"}
 
 
 def test_the_average_follows_the_weights_as_the_published_rule_says():

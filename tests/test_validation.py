@@ -10,11 +10,12 @@ import pytest
 from cosmos_jax import optim, sharding
 from cosmos_jax.data import layouts, pipeline
 from cosmos_jax.encode import Encoder
+from cosmos_jax.loop import ValidationConfig
 from cosmos_jax.models.dct_codec import DCTCodec
 from cosmos_jax.models.hashed_text import HashedText
 from cosmos_jax.train import Process, Trainer
 from cosmos_jax.types import Clip, TrainState
-from cosmos_jax.validation import Validation, ValidationConfig, read_clips
+from cosmos_jax.validation import Validation, read_clips
 
 pytestmark = pytest.mark.core
 

@@ -24,7 +24,7 @@ class Options:
 
     Attributes:
         dtype: compute dtype of networks, "float32" or "bfloat16".
-        attention: backend of the video network's attention, "xla" or "cudnn".
+        attention: backend of the video network's attention (`models.attention.BACKENDS`).
         root: folder of the data sets' folders; None: the folder of the file.
     """
 

@@ -234,9 +234,9 @@ PROJECTIONS = {
 IN_BLOCKS = {
     **ATTENTIONS,
     "layer_norm_cross_view_attn": "view_norm",
-    "mlp": "mlp",
+    "mlp": "mlp/down/ungated",
     "mlp.layer1": "mlp/up",
-    "mlp.layer2": "mlp/down",
+    "mlp.layer2": "mlp/down/ungated",
     "after_proj": "after",
     **{
         f"{theirs}.{part}": f"{ours}/{name}"

@@ -6,7 +6,6 @@ ROOT/captions/CAMERA/NAME.json or .txt      words; a view without has none
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,8 +78,8 @@ def find_views(inputs: Inputs) -> Cameras:
     return tuple((camera, view) for camera, view in inputs.cameras if camera in found)
 
 
-def open_inputs(inputs: Inputs, limit: int | None) -> list[Callable[[], Clip]]:
-    """Functions that read the clips of a folder, sorted by name; all headers are checked here.
+def open_inputs(inputs: Inputs, limit: int | None) -> list["InputClip"]:
+    """The clips of a folder, sorted by name, as functions that read them; headers are checked here.
 
     Clips without RGB video hold black frames, which nothing reads.
 
@@ -95,7 +94,7 @@ def open_inputs(inputs: Inputs, limit: int | None) -> list[Callable[[], Clip]]:
     opened = [_open(inputs, layout, name, problems) for name in names[:limit]]
     if problems:
         raise ValueError(f"{inputs.root}: {len(problems)} bad files:" + "".join(problems))
-    return [functools.partial(_read, inputs, layout, *files) for files in opened]
+    return [InputClip(inputs.config, views, *files) for files in opened]
 
 
 Files = tuple[str, list[video.VideoInfo], list[video.VideoInfo], tuple[str, ...]]
@@ -163,30 +162,34 @@ def _captions(inputs: Inputs, layout: Layout, name: str) -> tuple[str, ...]:
 _WORDS = ("captions", "metas")
 
 
-def _read(
-    inputs: Inputs,
-    layout: Layout,
-    name: str,
-    controls: list[video.VideoInfo],
-    videos: list[video.VideoInfo],
-    captions: tuple[str, ...],
-) -> Clip:
-    config = inputs.config
+@dataclasses.dataclass(frozen=True)
+class InputClip:
+    """A clip that is not decoded yet: its files and captions, one a view."""
 
-    def frames(info: video.VideoInfo, is_control: bool) -> np.ndarray:
-        stride = config.stride_of(info)
-        numbers = range(0, config.num_frames * stride, stride)
-        return pipeline.read_fitted(config, info, numbers, is_control)
+    config: DataConfig
+    cameras: Cameras
+    name: str
+    controls: list[video.VideoInfo]
+    videos: list[video.VideoInfo]
+    captions: tuple[str, ...]
 
-    control = np.stack([frames(info, True) for info in controls]) if controls else None
-    black = np.zeros((len(layout.cameras), config.num_frames, *config.size, 3), np.uint8)
-    first = (controls or videos)[0]
-    return Clip(
-        video=np.stack([frames(info, False) for info in videos]) if videos else black,
-        control=control,
-        captions=captions,
-        view_ids=np.array([view for _, view in layout.cameras], np.int32),
-        fps=np.float32(first.fps / config.stride_of(first)),
-        index=np.int32(0),
-        name=name,
-    )
+    def __call__(self) -> Clip:
+        """Reads it."""
+        controls = [self._frames(info, True) for info in self.controls]
+        videos = [self._frames(info, False) for info in self.videos]
+        config, first = self.config, (self.controls or self.videos)[0]
+        black = np.zeros((len(self.cameras), config.num_frames, *config.size, 3), np.uint8)
+        return Clip(
+            video=np.stack(videos) if videos else black,
+            control=np.stack(controls) if controls else None,
+            captions=self.captions,
+            view_ids=np.array([view for _, view in self.cameras], np.int32),
+            fps=np.float32(first.fps / config.stride_of(first)),
+            index=np.int32(0),
+            name=self.name,
+        )
+
+    def _frames(self, info: video.VideoInfo, is_control: bool) -> np.ndarray:
+        stride = self.config.stride_of(info)
+        numbers = range(0, self.config.num_frames * stride, stride)
+        return pipeline.read_fitted(self.config, info, numbers, is_control)

@@ -91,6 +91,12 @@ class DataConfig:
         validation_fraction: x: the last int(x n) + 1 of n sorted episodes are for validation, as
             in the robotics post-training; None: training and validation both use all.
         skip_bad: leave episodes with bad files out instead of stopping.
+        episodes: read only the first n episodes by name; None: all.
+        views: (fewest, most) views of a training sample. How many is drawn for each batch, since a
+            batch has one shape, and which for each sample; None: all. Validation sees all views.
+        keep_front: the front view is among those drawn; False: it may be left out like any other.
+            It is the caption camera, or else the first. The reference is neither: where it draws
+            fewer views than there are, it always leaves the front out.
         num_threads: clips decoded at a time in a process, and headers read at a time.
         num_workers: processes that decode; 0: this process's threads do.
         prefetch: clips that each process decodes ahead.
@@ -115,6 +121,9 @@ class DataConfig:
     view_prefixes: bool = False
     validation_fraction: float | None = 0.1
     skip_bad: bool = False
+    episodes: int | None = None
+    views: tuple[int, int] | None = None
+    keep_front: bool = True
     num_threads: int = 8
     num_workers: int = 0
     prefetch: int = 8
@@ -129,6 +138,11 @@ class DataConfig:
         for field in ("num_frames", "batch_size", "window_stride", "num_threads", "prefetch"):
             if getattr(self, field) < 1:
                 raise ValueError(f"data.{field}={getattr(self, field)} must be at least 1")
+        if self.episodes is not None and self.episodes < 1:
+            raise ValueError(f"data.episodes={self.episodes} must be at least 1, or None for all")
+        views = self.views
+        if views is not None and (len(views) != 2 or not 1 <= views[0] <= views[1]):
+            raise ValueError(f"data.views={self.views} must be (fewest, most), from 1 on, or None")
         if self.num_workers < 0 or min(self.size) < 1:
             raise ValueError(
                 f"data.num_workers={self.num_workers}, data.size={self.size}: too small"
@@ -433,7 +447,8 @@ def header_cache(config: DataConfig) -> Path:
 
 def scan(layout: Layout, config: DataConfig) -> tuple[list[Episode], list[Problem]]:
     """Reads every header and caption: the usable episodes, sorted by name, and all problems."""
-    names, views = layout.episodes(), [camera for camera, _ in layout.cameras]
+    names = layout.episodes()[: config.episodes]
+    views = [camera for camera, _ in layout.cameras]
     files = {name: {layout.video(c, name): "view" for c in views} for name in names}
     if layout.control is not None:
         for name in names:

@@ -35,6 +35,9 @@ def read_fitted(
     return transforms.RESIZE_RULES[config.resize](decoded, config.size)
 
 
+_COUNT, _VIEWS = 1, 2  # purposes of a draw, beside that of random starts
+
+
 @dataclasses.dataclass(frozen=True)
 class Clips:
     """Random access to every clip of some episodes: window w is a place in (episode, start)."""
@@ -62,6 +65,13 @@ class Clips:
         layout = layouts.Layout(Path(self.config.root), self.cameras, self.config.control)
         return layouts.caption_cameras(layout, self.config)
 
+    @functools.cached_property
+    def _front(self) -> int:
+        """Place of the front view: the caption camera's, or else the first."""
+        if self.config.captions != "front":
+            return 0
+        return [name for name, _ in self.cameras].index(self.caption_cameras[0])
+
     def __len__(self) -> int:
         return int(self._ends[-1])
 
@@ -75,23 +85,52 @@ class Clips:
         first = int(self._ends[number - 1]) if number else 0
         return episode, (window - first) * self.config.window_stride
 
-    def clip(self, window: int, seed: int = 0, index: int = 0) -> Clip:
-        """Decodes and resizes one clip.
+    @property
+    def view_counts(self) -> tuple[int, ...]:
+        """The numbers of views that batches of training may have."""
+        fewest, most = self.config.views or (len(self.cameras),) * 2
+        return tuple(range(fewest, most + 1))
+
+    def draw_views(self, seed: int, batch: int, index: int) -> tuple[int, ...]:
+        """Places on the view axis of the views of sample `index`; see `DataConfig.views`.
+
+        Args:
+            batch: global sample index of the first sample of its batch, which all its samples
+                share: with `seed` it decides their number.
+        """
+        v = len(self.cameras)
+        if self.config.views is None:
+            return tuple(range(v))
+        count = np.random.default_rng((seed, batch, _COUNT)).choice(self.view_counts)
+        drawn = np.random.default_rng((seed, index, _VIEWS)).permutation(v).tolist()
+        if self.config.keep_front:
+            drawn.remove(self._front)
+            drawn.insert(0, self._front)
+        return tuple(sorted(drawn[:count]))
+
+    def clip(
+        self, window: int, seed: int = 0, index: int = 0, views: Sequence[int] | None = None
+    ) -> Clip:
+        """Decodes and resizes one clip; `views` are places on the view axis, None for all.
 
         Raises:
             video.FileError: a file that does not decode; the message names it and the frame.
         """
         episode, start = self.locate(window, seed, index)
+        chosen = range(len(self.cameras)) if views is None else views
         first = episode.videos[0]
         stride = self.config.stride_of(first)
         frames = range(start, start + self.config.num_frames * stride, stride)
-        views = [read_fitted(self.config, i, frames, False) for i in episode.videos]
-        control = [read_fitted(self.config, i, frames, True) for i in episode.controls]
+        pixels = [read_fitted(self.config, episode.videos[i], frames, False) for i in chosen]
+        control = None
+        if episode.controls:
+            files = [episode.controls[i] for i in chosen]
+            control = np.stack([read_fitted(self.config, file, frames, True) for file in files])
         return Clip(
-            video=np.stack(views),
-            control=np.stack(control) if control else None,
-            captions=episode.captions,
-            view_ids=np.array([i for _, i in self.cameras], np.int32),
+            video=np.stack(pixels),
+            control=control,
+            captions=tuple(episode.captions[i] for i in chosen),
+            view_ids=np.array([self.cameras[i][1] for i in chosen], np.int32),
             fps=np.float32(first.fps / stride),
             index=np.int32(index),
             name=f"{episode.name}:{start}",
@@ -105,6 +144,12 @@ class DataSet:
     train: Clips
     validation: Clips
     skipped: tuple[Problem, ...]
+
+    @property
+    def captions(self) -> list[str]:
+        """All different captions, with their prefixes; "" is one."""
+        episodes = (*self.train.episodes, *self.validation.episodes)
+        return sorted({caption for episode in episodes for caption in episode.captions})
 
 
 def split_episodes(
@@ -135,6 +180,11 @@ def open_dataset(config: DataConfig) -> DataSet:
         ValueError: no videos, cameras or control folder that do not exist, nothing left to read.
     """
     layout = layouts.find_layout(config.root, config.cameras, config.control)
+    if config.views is not None and config.views[1] > len(layout.cameras):
+        raise ValueError(
+            f"data.views={config.views} draws up to {config.views[1]} views, and {config.root} has "
+            f"{len(layout.cameras)}: {[name for name, _ in layout.cameras]}"
+        )
     episodes, problems = layouts.scan(layout, config)
     if problems and (not config.skip_bad or not episodes):
         raise layouts.BadDataError(layout.root, problems)
@@ -151,13 +201,13 @@ def shuffled_windows(windows: int, seed: int) -> grain.MapDataset:
     return grain.MapDataset.range(windows).seed(seed).shuffle().repeat()
 
 
-def spread_windows(windows: int, count: int) -> grain.MapDataset:
+def spread_windows(windows: int, count: int, repeat: bool = False) -> grain.MapDataset:
     """`count` windows in fixed order, evenly spread over all.
 
     Raises:
-        ValueError: more are wanted than there are.
+        ValueError: more are wanted than there are, and none may come again.
     """
-    if count > windows:
+    if count > windows and not repeat:
         raise ValueError(f"{count} clips are wanted for validation and the split holds {windows}")
     return grain.MapDataset.source([i * windows // count for i in range(count)])
 
@@ -178,8 +228,10 @@ class _Rows:
 
     def __getitem__(self, j: int) -> dict[str, Any]:
         step, row = divmod(j, len(self.rows))
-        index = self.start + step * self.clips.config.batch_size + self.rows[row]
-        clip = self.clips.clip(self.order[index], self.seed, index)
+        batch = self.start + step * self.clips.config.batch_size
+        index = batch + self.rows[row]
+        views = self.clips.draw_views(self.seed, batch, index)
+        clip = self.clips.clip(self.order[index], self.seed, index, views)
         return {f.name: getattr(clip, f.name) for f in dataclasses.fields(Clip)}
 
 
@@ -297,10 +349,13 @@ class ClipIterator:
         self.samples += self._config.batch_size
         return clip
 
-    @property
-    def samples_per_second(self) -> float:
-        """Samples of this host delivered per second since the iterator was made."""
-        return self._batches * len(self._rows) / (time.perf_counter() - self._since)
+    def metrics(self) -> dict[str, float]:
+        """Samples that this host read per second since the iterator was made, and its waiting."""
+        rate = self._batches * len(self._rows) / (time.perf_counter() - self._since)
+        return {
+            "loader_samples_per_second": rate,
+            "loader_wait_seconds": self.wait_seconds,
+        }
 
     def state(self) -> dict[str, Any]:
         """The position after the last batch, for a checkpoint: a dict of JSON values."""
@@ -328,7 +383,7 @@ def train_iterator(
 
 
 def validation_iterator(clips: Clips, count: int, rows: Sequence[int]) -> ClipIterator:
-    """The same `count` clips in the same order at every call, spread over the split.
+    """The same `count` clips in the same order at every call, spread over the split, of all views.
 
     Raises:
         ValueError: `count` is not a multiple of the batch, or more than the split holds.
@@ -338,4 +393,6 @@ def validation_iterator(clips: Clips, count: int, rows: Sequence[int]) -> ClipIt
             f"{count} validation clips are not a multiple of data.batch_size="
             f"{clips.config.batch_size}"
         )
-    return ClipIterator(clips, spread_windows(len(clips), count), 0, rows, 0)
+    whole = dataclasses.replace(clips, config=dataclasses.replace(clips.config, views=None))
+    several = clips.config.starts == "random"  # a window is another clip at another index
+    return ClipIterator(whole, spread_windows(len(clips), count, several), 0, rows, 0)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from cosmos_jax.data import scene, video
+from cosmos_jax.data import scene, video_writer
 from cosmos_jax.data.scene import Placed, SceneConfig, World
 
 CONTROL = "control_input_hdmap_bbox"
@@ -441,7 +441,9 @@ def _write_episode(root: pathlib.Path, config: SceneConfig, number: int) -> None
     episode, name = render_episode(config, number), f"episode_{number:04d}"
     for folder, videos in (("videos", episode.video), (CONTROL, episode.control)):
         for camera, frames in zip(episode.cameras, videos, strict=True):
-            video.write_video(root / folder / camera / f"{name}.mp4", frames, float(config.fps))
+            video_writer.write_video(
+                root / folder / camera / f"{name}.mp4", frames, float(config.fps)
+            )
     caption = root / "captions" / episode.cameras[0] / f"{name}.json"
     caption.write_text(json.dumps({"caption": episode.caption}))
 

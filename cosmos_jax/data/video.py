@@ -1,4 +1,4 @@
-"""Video files: what the header says, exact frames at random, and writing.
+"""Video files: what the header says, and exact frames at random (`video_writer` writes them).
 
 A frame number is the rank of its timestamp. Frames are looked up by timestamp, not by
 `round(time * fps)`, so variable frame rates, odd start times and B-frames give the right pictures.
@@ -12,13 +12,11 @@ import os
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import cast
 
 import av
 import numpy as np
 from absl import logging
 from av.container import InputContainer
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
 from jaxtyping import UInt8
 
@@ -59,7 +57,7 @@ class VideoInfo:
 
 
 @contextlib.contextmanager
-def _open(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
+def open_stream(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """The container and its first video stream; libav's errors become `FileError`."""
     try:
         with av.open(path) as container:
@@ -131,7 +129,7 @@ def probe(path: str | os.PathLike) -> VideoInfo:
         FileError: unreadable, truncated, not a video, or without frames.
     """
     path = str(path)
-    with _open(path) as (container, stream):
+    with open_stream(path) as (container, stream):
         pts = _indexed_pts(stream, path) or _demuxed_pts(container, stream, path)
         if not pts:
             raise FileError(path, "holds no frames")
@@ -244,11 +242,11 @@ def read_frames(info: VideoInfo, frames: Sequence[int]) -> UInt8[np.ndarray, "f 
     if outside or not frames:
         raise FileError(info.path, f"frames {outside} asked of a video of {info.frames} frames")
     wanted = {info.pts[i]: i for i in frames}
-    with _open(info.path) as (container, stream):
+    with open_stream(info.path) as (container, stream):
         container.seek(min(wanted), stream=stream)
         found = _decode(container, stream, info, wanted)
     if len(found) < len(wanted):  # some containers seek past the frame: then from the start
-        with _open(info.path) as (container, stream):
+        with open_stream(info.path) as (container, stream):
             found = _decode(container, stream, info, wanted)
     missing = sorted(set(wanted.values()) - found.keys())
     if missing:
@@ -258,55 +256,3 @@ def read_frames(info: VideoInfo, frames: Sequence[int]) -> UInt8[np.ndarray, "f 
             "the file is damaged or has changed since it was scanned",
         )
     return np.stack([found[i] for i in frames])
-
-
-def write_video(
-    path: str | os.PathLike,
-    frames: UInt8[np.ndarray, "f y x 3"],
-    fps: float | int | Fraction,
-    crf: int = 18,
-) -> None:
-    """Writes an H.264 mp4 that browsers play. The file appears whole or not at all.
-
-    Args:
-        crf: x264's constant rate factor, from 1 (best) to 51. 0 is lossless RGB, which decodes to
-            the exact bytes but which few browsers play.
-
-    Raises:
-        ValueError: no frames, or (unless lossless) an odd number of rows or columns.
-    """
-    path = Path(path)
-    f, y, x, _ = frames.shape
-    if not f or not y or not x:
-        raise ValueError(f"{path}: no frames to write (shape {frames.shape})")
-    if crf and (y % 2 or x % 2):
-        raise ValueError(f"{path}: {y}x{x} frames; H.264 (4:2:0) needs even rows and columns")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        _encode(partial, frames, Fraction(fps).limit_denominator(1001), crf)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _encode(path: Path, frames: np.ndarray, fps: Fraction, crf: int) -> None:
-    codec, pixels = ("libx264", "yuv420p") if crf else ("libx264rgb", "rgb24")
-    options = {"crf": str(crf), "preset": "medium"}
-    with av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as container:
-        stream = cast(VideoStream, container.add_stream(codec, rate=fps, options=options))
-        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixels
-        context = stream.codec_context
-        if crf:  # said in the file, or players guess by the size of the picture
-            context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
-            context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-        for pixels in frames:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
-            if crf:
-                frame = frame.reformat(
-                    format="yuv420p",
-                    dst_colorspace=Colorspace.ITU709,
-                    dst_color_range=ColorRange.MPEG,
-                )
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))

@@ -98,15 +98,19 @@ def replace_given(
 
 
 def drop_text(
-    text: Float[Array, "b v s e"], uniform: Float[Array, "b v"], rate: float, per_view: bool
+    text: Float[Array, "b v s e"],
+    uniform: Float[Array, "b v"],
+    rate: float,
+    per_view: bool,
+    nothing: Float[Array, "e"],
 ) -> Float[Array, "b v s e"]:
-    """Sets text to zeros with probability `rate`: of a whole sample, or of each view by itself.
+    """Text to `nothing` with probability `rate`: of a whole sample, or of each view by itself.
 
-    Zeros, not the embedding of an empty caption, are what the published models were trained on.
-    A whole sample is decided by the draw of its first view.
+    Zeros (`DiT.no_text`), not the embedding of an empty caption, are what the published models were
+    trained on. A whole sample is decided by the draw of its first view.
     """
     draws = uniform if per_view else uniform[:, :1]
-    return jnp.where((draws >= rate)[:, :, None, None], text, jnp.zeros_like(text))
+    return jnp.where((draws >= rate)[:, :, None, None], text, nothing.astype(text.dtype))
 
 
 def guide(

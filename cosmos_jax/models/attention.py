@@ -10,8 +10,9 @@ Where heads do not divide, keys and values are gathered instead.
 """
 
 import functools
+import importlib
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import einops
 import flax.linen as nn
@@ -32,24 +33,61 @@ HEADS = TOKENS.split().index("n")
 Tokens = Float[Array, "b v t h w n k"]
 
 
+FORWARD_KERNELS = ("dot_product_attention_fwd_wrapper", "dew_flash3_mha_fwd")
+"""What jax calls cuDNN's forward kernel, and the FlashAttention-3 package its own."""
+
+
 def _keeps_kernel(primitive: Any, *avals: Any, **params: Any) -> bool:
     """Output and log-sum-exp of self-attention: nothing else is as dear to recompute.
 
-    Keeping the output alone would run cuDNN's kernel again for its log-sum-exp. Attention to the
-    few keys of the text is recomputed.
+    Keeping the output alone would run the kernel again for its log-sum-exp. Attention to the few
+    keys of the text is recomputed.
     """
-    if primitive.name == "dot_product_attention_fwd_wrapper":
+    name = params["target_name"] if primitive.name == "ffi_call" else primitive.name
+    if name in FORWARD_KERNELS:
         query, key = avals[:2]
         return key.shape[1] >= query.shape[1]
-    return primitive.name == "name" and params["name"] == "attention"
+    return name == "name" and params["name"] == "attention"
 
 
-REMAT: dict[str, Callable[..., bool] | None] = {
+def _keeps_inputs(primitive: Any, *avals: Any, **params: Any) -> bool:
+    """As `_keeps_kernel`, and the queries, keys and values that went in."""
+    if primitive.name == "name" and params["name"] == "attention_input":
+        return True
+    return _keeps_kernel(primitive, *avals, **params)
+
+
+def _moves_block_input(primitive: Any, *avals: Any, **params: Any) -> Any:
+    """As `_keeps_kernel`, and the block's input waits in pinned host memory."""
+    if primitive.name == "name" and params["name"] == "block_input":
+        return TO_HOST(primitive, *avals, **params)
+    return _keeps_kernel(primitive, *avals, **params)
+
+
+TO_HOST = jax.checkpoint_policies.save_and_offload_only_these_names(
+    names_which_can_be_saved=[],
+    names_which_can_be_offloaded=["block_input"],
+    offload_src="device",
+    offload_dst="pinned_host",
+)
+REMAT: dict[str, Callable[..., Any] | None] = {
     "none": None,
+    "attention_inputs": _keeps_inputs,
     "attention": _keeps_kernel,
+    "offload": _moves_block_input,
     "full": jax.checkpoint_policies.nothing_saveable,
 }
-"""What a block's backward pass keeps: everything, the attention kernel's results, or nothing."""
+"""What a block keeps for its backward pass beside its own input, from most memory to least:
+everything; queries, keys, values and the attention kernel's results; the kernel's results; the same
+with the block's input in host memory; nothing."""
+
+
+BACKENDS = ("xla", "cudnn", "fa3")
+CUDNN_TILE = 128  # cuDNN's forward is 7 % slower where the number of keys is no multiple of it
+
+COMPILER_OPTIONS: dict[str, Any] = {"xla_gpu_enable_dynamic_slice_fusion": False}
+"""For programs that differentiate "fa3": XLA would run its forward kernel a second time, in order
+to write what is kept for the backward pass in place."""
 
 
 def kernel(
@@ -65,13 +103,59 @@ def kernel(
         q: queries.
         k: keys.
         v: values.
-        backend: "xla" (holds all l x m scores) or "cudnn" (bfloat16 on NVIDIA GPUs; holds none).
-        lengths: how many of the keys count; None: all.
+        backend: "xla" (holds all l x m scores), "cudnn" (bfloat16 on NVIDIA GPUs; holds none) or
+            "fa3" (FlashAttention-3 of the package dew-flash-attn-cu13: bfloat16 on Hopper GPUs).
+        lengths: how many of the keys count; None: all. FlashAttention-3 takes no lengths, and
+            cuDNN stands in for it.
     """
-    implementation = cast(Any, backend)
+    if backend == "fa3" and lengths is None:
+        return importlib.import_module("dew_flash_attn").flash_mha(q, k, v)
+    uneven = k.shape[1] % CUDNN_TILE and k.shape[1] > 32 * CUDNN_TILE
+    if backend == "cudnn" and lengths is None and uneven:
+        return _cudnn_uneven(q, k, v)
+    implementation: Any = "xla" if backend == "xla" else "cudnn"
     return jax.nn.dot_product_attention(
         q, k, v, key_value_seq_lengths=lengths, implementation=implementation
     )
+
+
+def join(
+    y: Float[Array, "b l n k"],
+    lse: Float[Array, "b n l"],
+    rest: Float[Array, "b l n k"],
+    rest_lse: Float[Array, "b n l"],
+) -> Float[Array, "b l n k"]:
+    """Attention to all keys from the attention to two parts of them.
+
+    Args:
+        y: result of the first part.
+        lse: its log-sum-exp, float32.
+        rest: result of the second part.
+        rest_lse: its log-sum-exp, float32.
+    """
+    share = jnp.swapaxes(jax.nn.sigmoid(lse - rest_lse), 1, 2)[..., None]
+    return (y * share + rest * (1 - share)).astype(y.dtype)
+
+
+@jax.custom_vjp
+def _cudnn_uneven(q: Array, k: Array, v: Array) -> Array:
+    """Where nothing is differentiated, the keys past the last full tile are attended to apart."""
+    # jax.nn rounds the log-sum-exp to bfloat16: too coarse for weights.
+    from jax._src.cudnn.fused_attention_stablehlo import dot_product_attention
+
+    attend = functools.partial(
+        dot_product_attention, q, scale=q.shape[-1] ** -0.5, return_residual=True
+    )
+    full = k.shape[1] // CUDNN_TILE * CUDNN_TILE
+    return join(*attend(k[:, :full], v[:, :full]), *attend(k[:, full:], v[:, full:]))
+
+
+def _cudnn_uneven_forward(q: Array, k: Array, v: Array) -> tuple[Array, Any]:
+    attend = functools.partial(jax.nn.dot_product_attention, implementation="cudnn")
+    return jax.vjp(attend, q, k, v)
+
+
+_cudnn_uneven.defvjp(_cudnn_uneven_forward, lambda pull, dy: pull(dy))
 
 
 def _on_shards(local: Callable[..., Array], arrays: tuple, axes: tuple[str, ...]) -> Array:
@@ -99,7 +183,7 @@ def self_attention(q: Tokens, k: Tokens, v: Tokens, *, joint: bool, backend: str
         elif split is not None:
             k, v = (jax.lax.all_gather(x, "context", axis=split, tiled=True) for x in (k, v))
         shape = q.shape
-        q, k, v = (einops.rearrange(x, flat) for x in (q, k, v))
+        q, k, v = (checkpoint_name(einops.rearrange(x, flat), "attention_input") for x in (q, k, v))
         y = kernel(q, k, v, backend).reshape(shape)
         return swap(y, split_axis=split, concat_axis=HEADS) if exchange else y
 
@@ -187,12 +271,14 @@ class Attention(nn.Module):
         source_axes: letters of the axes of `source`, as in "b v s d".
         dtypes: of activations and of new parameters.
         out_init: initialiser of the output projection.
+        adapter: for any of the projections, or None.
     """
 
     heads: int
     source_axes: str
     dtypes: layers.Dtypes
     out_init: layers.Initializer = layers.fan_in_normal
+    adapter: layers.Adapter | None = None
 
     @nn.compact
     def __call__(
@@ -201,13 +287,17 @@ class Attention(nn.Module):
         source: Float[Array, "b v *axes e"],
         attend: Callable[[Array, Array, Array], Array],
         turn: rope.Rotation | None = None,
+        index: Int[Array, "b"] | None = None,
     ) -> Float[Array, "b v t h w d"]:
-        """Returns `out(attend(q(x), k(source), v(source)))`; `turn` rotates queries and keys."""
+        """Returns `out(attend(q(x), k(source), v(source)))`; `turn` rotates queries and keys.
+
+        `index`: see `layers.Linear`.
+        """
         width = x.shape[-1]
-        linear = functools.partial(layers.Linear, width, dtypes=self.dtypes)
+        linear = functools.partial(layers.Linear, width, dtypes=self.dtypes, adapter=self.adapter)
 
         def project(name: str, x: Array, axes: str) -> Array:
-            y = linear(axes, name=name)(x)
+            y = linear(axes, name=name)(x, index=index)
             return y.reshape(*y.shape[:-1], self.heads, width // self.heads)
 
         q, v = project("q", x, GRID), project("v", source, self.source_axes)
@@ -217,4 +307,4 @@ class Attention(nn.Module):
         if turn is not None:
             q, k = rope.rotate(q, turn), rope.rotate(k, turn)
         y = attend(q, k, v).reshape(x.shape)
-        return linear(GRID, kernel_init=self.out_init, name="out")(y)
+        return linear(GRID, kernel_init=self.out_init, name="out")(y, index=index)

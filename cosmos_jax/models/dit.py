@@ -16,11 +16,12 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from cosmos_jax import sharding
 from cosmos_jax.models import attention, layers, rope
-from cosmos_jax.types import Params
+from cosmos_jax.types import Params, round_to
 
 GRID = attention.GRID
 
@@ -56,8 +57,9 @@ class DiTConfig:
         dtype: compute dtype, "bfloat16" or "float32".
         param_dtype: dtype in which new parameters are made.
         remat: what a block keeps for its backward pass, a key of `attention.REMAT`.
-        attention: backend of self- and cross-view attention, "xla" or "cudnn".
+        attention: backend of self- and cross-view attention, one of `attention.BACKENDS`.
         text_attention: backend of attention to the text.
+        adapter: added to kernels of attention and MLPs, or None.
 
     Raises:
         ValueError: fields that contradict each other.
@@ -91,6 +93,7 @@ class DiTConfig:
     remat: str = "attention"
     attention: str = "xla"
     text_attention: str = "xla"
+    adapter: layers.Adapter | None = None
 
     def __post_init__(self) -> None:
         blocks, backends = self.control_blocks, (self.attention, self.text_attention)
@@ -111,10 +114,13 @@ class DiTConfig:
             ),
             (self.hint_widths and not blocks, "hint_widths need control_blocks"),
             (views and not self.view_rows, "view_channels and view_modulation need view_rows"),
-            (set(backends) - {"xla", "cudnn"}, f"backends {backends} are not xla or cudnn"),
             (
-                "cudnn" in backends and self.dtype != "bfloat16",
-                'attention "cudnn" computes in bfloat16; set dtype="bfloat16"',
+                set(backends) - set(attention.BACKENDS),
+                f"backends {backends} are not all of {attention.BACKENDS}",
+            ),
+            (
+                set(backends) - {"xla"} and self.dtype != "bfloat16",
+                f'attention {backends} computes in bfloat16; set dtype="bfloat16"',
             ),
         ]
         _reject("DiTConfig", faults)
@@ -146,6 +152,7 @@ class Shared:
         neighbours: who looks at whom, or None.
         hints: one array `[i b v t h w d]` of hints, or None.
         hint_scale: control weight `[b|1 1 1 1 1 1]`.
+        index: global sample indices `[b]`, or None; see `layers.Linear`.
     """
 
     time: Array
@@ -155,6 +162,7 @@ class Shared:
     neighbours: attention.Neighbours | None
     hints: Array | None
     hint_scale: Array
+    index: Array | None
 
 
 class Block(nn.Module):
@@ -173,8 +181,8 @@ class Block(nn.Module):
         self, x: Float[Array, "b v t h w d"], hint_index: Int[Array, ""] | None, shared: Shared
     ) -> tuple[Array, Array | None]:
         """Returns the tokens and the hint; `hint_index` (-1: none) picks the hint to be added."""
-        c = self.config
-        attend = functools.partial(attention.Attention, c.heads, dtypes=c.dtypes)
+        c, index = self.config, shared.index
+        attend = functools.partial(attention.Attention, c.heads, dtypes=c.dtypes, adapter=c.adapter)
 
         def modulated(x: Array, name: str, offset: Array) -> tuple[Array, Array]:
             modulation = layers.Modulation(3, c.modulation_rank, c.dtypes, name=name)
@@ -182,22 +190,24 @@ class Block(nn.Module):
             shift, scale, gate = (part.astype(x.dtype) for part in parts)
             return layers.affine_norm(x, 1 + scale, shift), gate
 
+        x = checkpoint_name(x, "block_input")
         y, gate = modulated(x, "self_attn_modulation", shared.offsets[0])
         among = functools.partial(
             attention.self_attention, joint=c.joint_views, backend=c.attention
         )
-        x = x + gate * attend(GRID, name="self_attn")(y, y, among, shared.turn)
+        x = x + gate * attend(GRID, name="self_attn")(y, y, among, shared.turn, index)
         if shared.neighbours is not None:
             y = layers.LayerNorm(c.dtypes, name="view_norm")(x)
             across = functools.partial(
                 attention.view_attention, neighbours=shared.neighbours, backend=c.attention
             )
-            x = x + attend(GRID, name="view_attn", out_init=layers.ZEROS)(y, y, across)
+            view_attn = attend(GRID, name="view_attn", out_init=layers.ZEROS)
+            x = x + view_attn(y, y, across, index=index)
         y, gate = modulated(x, "text_attn_modulation", shared.offsets[1])
         to_text = functools.partial(attention.text_attention, backend=c.text_attention)
-        x = x + gate * attend("b v s d", name="text_attn")(y, shared.text, to_text)
+        x = x + gate * attend("b v s d", name="text_attn")(y, shared.text, to_text, index=index)
         y, gate = modulated(x, "mlp_modulation", shared.offsets[2])
-        x = x + gate * layers.Mlp(c.mlp_width, GRID, c.dtypes, name="mlp")(y)
+        x = x + layers.Mlp(c.mlp_width, GRID, c.dtypes, c.adapter, name="mlp")(y, gate, index)
         if shared.hints is not None and hint_index is not None:
             weight = jnp.where(hint_index >= 0, shared.hint_scale, 0)
             hint = jax.lax.dynamic_index_in_dim(
@@ -221,7 +231,7 @@ def stack(config: DiTConfig, length: int, emits_hint: bool = False) -> nn.Module
     scan = nn.scan(
         block,
         variable_axes={"params": 0, "intermediates": 0},
-        split_rngs={"params": True},
+        split_rngs={"params": True, "dropout": True},
         in_axes=(0, nn.broadcast),
         length=length,
     )
@@ -311,6 +321,7 @@ class Final(nn.Module):
         c = self.config
         modulation = layers.Modulation(2, c.modulation_rank, c.dtypes, name="modulation")
         shift, scale = modulation(time, offset[..., : 2 * c.width])
+        x, scale, shift = layers.together(x, scale, shift)
         y = layers.affine_norm(x.astype(jnp.float32), 1 + scale, shift)
         return layers.Linear(c.patch**2 * c.channels, GRID, c.dtypes, name="out")(y)
 
@@ -367,6 +378,7 @@ class DiT(nn.Module):
         control_scale: Float[Array, ""] | Float[Array, "b"] | float = 1.0,
         padding_mask: Float[Array, "b y x"] | None = None,
         fps: Float[Array, "b"] | None = None,
+        index: Int[Array, "b"] | None = None,
     ) -> Float[Array, "b v t h w c"]:
         """Predicts the velocity, float32.
 
@@ -381,6 +393,7 @@ class DiT(nn.Module):
             control_scale: weight of the hints, one or one a sample.
             padding_mask: 1 where pixels are padding; any size. None: nothing is padded.
             fps: frame rate; read if `rope_fps`, and then only the first, as in the reference.
+            index: global sample indices, to train an adapter with dropout; needs an rng "dropout".
 
         Raises:
             ValueError: sizes that the network cannot take; control missing, or given to a network
@@ -397,6 +410,7 @@ class DiT(nn.Module):
             neighbours=attention.find_neighbours(view_ids, c.neighbours) if c.neighbours else None,
             hints=None,
             hint_scale=jnp.asarray(control_scale, c.dtype).reshape(-1, 1, 1, 1, 1, 1),
+            index=index,
         )
         extra = self._extra_channels(latents.shape, condition_mask, view_ids, padding_mask)
         patches = self._patches(latents, extra)
@@ -411,6 +425,16 @@ class DiT(nn.Module):
         x, _ = stack(c, c.blocks)(x, jnp.asarray(hint_index), shared)
         final = Final if c.remat == "none" else nn.remat(Final)
         return layers.unpatchify(final(c, name="final")(x, time, shift), c.patch)
+
+    def no_text(self, params: Params, features: int) -> Float[Array, "e"]:
+        """A row that says nothing, for text of so many features: zeros before the projection.
+
+        To text that arrives projected, that is what the projection makes of zeros, not zeros.
+        """
+        c = self.config
+        if features == (c.text_features or c.text_width):
+            return jnp.zeros(features, c.dtype)
+        return layers.gelu(round_to(params["text_project"]["bias"], c.dtype).astype(c.dtype))
 
     def _check(self, latents: Array, text: Array, control: Array | None, fps: Any) -> None:
         c = self.config

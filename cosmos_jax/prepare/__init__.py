@@ -1,0 +1,1 @@
+"""Commands that get a data set ready: `python -m cosmos_jax.prepare COMMAND --help`."""
