@@ -5,7 +5,7 @@
 The same command goes on from the newest checkpoint of the workdir.
 """
 
-import dataclasses
+import contextlib
 import math
 import time
 from pathlib import Path
@@ -23,9 +23,12 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints,
 def main(argv: list[str]) -> None:
     """Checks the flags, then trains."""
     cli.no_arguments(argv)
-    with cli.user_errors():
-        hosts.join()
-    train(cli.read_config(CONFIG), Path(cli.needed(WORKDIR)))
+    config = cli.read_config(CONFIG)
+    with contextlib.ExitStack() as stack:
+        with cli.user_errors():
+            workdir = cli.job_folder(WORKDIR, config)
+            stack.enter_context(hosts.joined())
+        train(config, workdir)
 
 
 def train(config: Any, workdir: Path) -> None:
@@ -33,49 +36,16 @@ def train(config: Any, workdir: Path) -> None:
     begun = time.monotonic()
     import jax
 
-    from cosmos_jax import build, build_weights, checkpoints, metrics, startup
+    from cosmos_jax import build, checkpoints, metrics
+    from cosmos_jax import parts as run_parts
     from cosmos_jax import workdir as workdirs
     from cosmos_jax.data import pipeline, video
 
-    # ---- Mesh, model, data: whatever is wrong with the input is found before any work.
     with cli.user_errors():
-        values = build.check_config(config)
-        startup.keep_programs()
-        mesh = build.mesh(values)
-        jax.set_mesh(mesh)
-        trainer = build.trainer(values)
-        loop = build.loop(values, mesh)
-        sizes = build.sizes(values, mesh, trainer)
-        data = build.data(values, trainer, workdir / "synthetic")
-        text = build_weights.text(values, mesh, sizes, data.train.config.root, data.captions)
-        sizes = dataclasses.replace(sizes, text=text.shape)
-        views = len(data.train.cameras)
-        step_function = startup.Programs(trainer, sizes, loop.batch, mesh)
-        step_function.check(views)
-        done = max(checkpoints.complete_steps(workdir / "checkpoints"), default=None)
-        fresh = done is None
-        if fresh:
-            build_weights.check_source(values)
-        encoder = build_weights.encoder(values, mesh, text)
-        validation = build.validation(loop, trainer, encoder, data)
-        preview = build.preview(values, mesh, trainer, encoder, data, workdir / "samples")
-        print(workdirs.summary(values, mesh, data, sizes, text.description), flush=True)
-
-    # ---- State: the newest checkpoint, or the weights that the config names. The step compiles.
-    with cli.user_errors():
-        if done is None or done < loop.steps:
-            step_function.compile(views)
-        first, samples, data_state = 0, 0, None
-        if fresh:
-            state = build_weights.initial_state(values, mesh, trainer, sizes)
-            text.check(state.frozen)
-        keep = loop.checkpoint.keep_last, loop.checkpoint.keep_every
-        saver = checkpoints.Checkpoints(workdir / "checkpoints", sizes.model, *keep)
-        if not fresh:
-            state, record = saver.restore(sizes.state)
-            text.check(state.frozen)
-            first, samples, data_state = record.step, record.samples, record.data
-            print(f"going on from step {first} of {workdir}", flush=True)
+        parts = run_parts.make(config, workdir)
+        loop, sizes, encoder = parts.loop, parts.sizes, parts.encoder
+        state, record, saver = run_parts.begin(parts)
+        first = 0 if record is None else record.step
         if first >= loop.steps:
             print(f"nothing to do: step {first} of {loop.steps} is done", flush=True)
             return
@@ -85,30 +55,34 @@ def train(config: Any, workdir: Path) -> None:
             resumed_step=first if first else None,
             wandb=loop.log.wandb,
             project=loop.log.project,
-            config=values,
+            config=parts.values,
         )
-        workdirs.keep_config(values, data.train.cameras, data.train.caption_cameras, workdir)
-        stream = pipeline.train_iterator(data.train, trainer.seed, loop.rows, samples, data_state)
-    watch = metrics.Stopwatch()
+        clips = parts.data.train
+        workdirs.keep_config(parts.values, clips.cameras, clips.caption_cameras, workdir)
+        where = (0, None) if record is None else (record.samples, record.data)
+        stream = pipeline.train_iterator(clips, parts.trainer.seed, loop.rows, *where)
+    watch, stop = metrics.Stopwatch(), hosts.Stop()
 
     try:
         with saver, writer:
             # ---- The first batch.
             batch, position = encoder(next(stream), loop.rows, loop.batch), stream.state()
-            if fresh and (alarm := build.alarm(loop, trainer, state, batch)):
+            if first == 0 and (alarm := build.alarm(loop, parts.trainer, state, batch)):
                 cli.fail(alarm, cli.STOPPED)
-            step_function.compile(views).result()
+            parts.programs.wait(batch.latents.shape[1])
             writer.write(first, {"seconds_to_first_step": time.monotonic() - begun})
-            if first == 0 and validation is not None:
-                writer.write(0, validation(state))
+            if first == 0 and parts.validation is not None:
+                writer.write(0, parts.validation(state))
 
             watch.take()
-            since = first
+            since, tokens, flops = first, 0.0, 0.0
             for step in range(first + 1, loop.steps + 1):
                 # ---- Step. While the devices work, the next batch is read and queued behind it.
-                consumed = position
+                consumed, views = position, batch.latents.shape[1]
+                tokens += sizes.tokens(views) * loop.batch
+                flops += sizes.flops(views) * loop.batch
                 with watch("step"):
-                    state, out = step_function(state, batch)
+                    state, out = parts.programs(state, batch)
                 if step < loop.steps:
                     with watch("data_wait"):
                         clip = next(stream)
@@ -124,21 +98,28 @@ def train(config: Any, workdir: Path) -> None:
                 saver.check()
 
                 # ---- Log, evaluate, save, sample.
-                last = step == loop.steps
+                last, leaving, scores = step == loop.steps, stop.asked(step), {}
                 if step % loop.log.every == 0 or last:
-                    work = sizes.tokens(views) * loop.batch, sizes.flops(views) * loop.batch
-                    speed = metrics.speed(watch.take(), step - since, *work, mesh.size)
-                    since = step
+                    speed = metrics.speed(
+                        watch.take(), step - since, tokens, flops, parts.mesh.size
+                    )
+                    since, tokens, flops = step, 0.0, 0.0
                     writer.write(step, {**out, **speed, **stream.metrics(), **metrics.memory()})
-                if validation is not None and (step % loop.validation.every == 0 or last):
+                if parts.validation is not None and (step % loop.validation.every == 0 or last):
                     with watch("evaluation"):
-                        writer.write(step, validation(state))
-                if step % loop.checkpoint.every == 0 or last:
+                        scores = parts.validation(state)
+                        writer.write(step, scores)
+                if step % loop.checkpoint.every == 0 or last or leaving:
                     with watch("checkpoint"):
-                        saver.save(state, consumed["samples"], consumed)
-                if preview is not None and loop.preview.due(step, loop.steps):
+                        saver.save(state, consumed["samples"], consumed, scores)
+                if parts.preview is not None and loop.preview.due(step, loop.steps):
                     with watch("evaluation"):
-                        print(f"sampled {preview(state, step)}", flush=True)
+                        print(f"sampled {parts.preview(state, step)}", flush=True)
+                if scores or last:
+                    build.report(workdir)
+                if leaving and not last:
+                    saver.wait()
+                    cli.fail(f"stopped by SIGTERM; step {step} is saved", cli.PREEMPTED)
     except (checkpoints.SaveError, video.FileError, OSError) as error:
         cli.fail(error)
     finally:

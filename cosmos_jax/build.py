@@ -256,7 +256,7 @@ def trainer(values: Mapping[str, Any]) -> Trainer:
     )
 
 
-def loop(values: Mapping[str, Any], mesh: Mesh) -> Loop:
+def loop(values: Mapping[str, Any], mesh: sharding.AnyMesh) -> Loop:
     """The loop's settings.
 
     Raises:
@@ -343,7 +343,7 @@ class Sizes:
         )
 
 
-def sizes(values: Mapping[str, Any], mesh: Mesh, trainer: Trainer) -> Sizes:
+def sizes(values: Mapping[str, Any], mesh: sharding.AnyMesh, trainer: Trainer) -> Sizes:
     """Counts and checks shapes, without memory.
 
     Raises:
@@ -415,7 +415,11 @@ def data(values: Mapping[str, Any], trainer: Trainer, folder: Path) -> pipeline.
             if network.control_blocks
             else "config.data.control: the network has no control branch; set it to None"
         )
-    found = pipeline.open_dataset(config)
+    if cache := config.latents_folder:
+        cached = load("cosmos_jax.build_latents:dataset", "config.data.latents")
+        found = cached(values, config, cache)
+    else:
+        found = pipeline.open_dataset(config)
     for camera, view in found.train.cameras:
         if network.view_rows and not 0 <= view < network.view_rows:
             raise ValueError(
@@ -447,3 +451,9 @@ def preview(values: Mapping[str, Any], *parts: Any) -> Callable[[TrainState, int
     if not values["preview"]["clips"]:
         return None
     return load("cosmos_jax.build_sample:preview", "config.preview")(values, *parts)
+
+
+def report(workdir: Path) -> None:
+    """Writes WORKDIR/report.html, where this process is the one that writes."""
+    if jax.process_index() == 0:
+        load("cosmos_jax.report:write_report", "report")(workdir)

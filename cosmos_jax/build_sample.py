@@ -13,7 +13,7 @@ from cosmos_jax.build import SYNTHETIC, Sizes, codec, latent_shape, make
 from cosmos_jax.data import pipeline
 from cosmos_jax.data.inputs import Inputs
 from cosmos_jax.data.layouts import Cameras, DataConfig
-from cosmos_jax.diffusion import conditioning
+from cosmos_jax.diffusion import guiding
 from cosmos_jax.encode import Encoder, Text
 from cosmos_jax.generate import Generator, SampleConfig
 from cosmos_jax.train import Trainer
@@ -29,7 +29,7 @@ def sample_config(values: Mapping[str, Any], **changes: Any) -> SampleConfig:
     """
     config = make(SampleConfig, {**values["sample"], **changes}, "config.sample")
     given, frames = config.num_conditional_frames, values["data"]["num_frames"]
-    conditioning.latent_frames(given, codec(values).temporal)
+    guiding.latent_frames(given, codec(values).temporal)
     if given > frames:
         raise ValueError(f"num_conditional_frames={given} exceeds the {frames} frames of a clip")
     return config
@@ -52,6 +52,7 @@ def preview(
     """A function (state, step) that samples held-out clips and returns the videos' folder."""
     sampler = generator(values, mesh, trainer)
     clips = previews.held_out_clips(data, values["preview"]["clips"])
+    shown = previews.true_pixels(sampler, encoder, data, clips)
     cameras = [camera for camera, _ in data.validation.cameras]
 
     def sample(state: TrainState, step: int) -> Path:
@@ -59,7 +60,7 @@ def preview(
         pixels = previews.sample_clips(sampler, encoder, variables, clips, sampler.config.seed)
         place = folder / f"step_{step:06d}"
         if jax.process_index() == 0:
-            previews.write_preview(place, cameras, clips, pixels)
+            previews.write_preview(place, cameras, shown, pixels)
         return place
 
     return sample

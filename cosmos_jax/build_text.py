@@ -115,7 +115,7 @@ def identity(values: Mapping[str, Any], projection: str | None) -> dict[str, Any
         "kind": values["text"]["kind"],
         **settings,
         "template": getattr(encoder, "template", None),
-        "weights": _weights(values, encoder) if hasattr(encoder, "init") else "none",
+        "weights": weights(values, "text", "text", encoder) if hasattr(encoder, "init") else "none",
         PROJECTION: projection,
     }
     return json.loads(json.dumps(about))
@@ -133,14 +133,14 @@ def _tokenizer(name: str) -> str:
     return f"files {held.hexdigest()[:16]}"
 
 
-def _weights(values: Mapping[str, Any], encoder: Any) -> str | None:
-    """The encoder's weights: random ones by their seed, files by a fingerprint, others by name."""
-    source = values["text"].get("weights")
+def weights(values: Mapping[str, Any], section: str, kind: str, part: Any) -> str | None:
+    """A part's weights: random ones by their seed, files by a fingerprint, others by name."""
+    source = values[section].get("weights")
     if source is None or source.startswith("hf://"):
         return source
     if source == build_weights.RANDOM:
         return f"random, seed {values['seed']}"
-    opened = build_weights.open_weights(source, "text", encoder)
+    opened = build_weights.open_weights(source, kind, part)
     held = (opened.tensors or opened.sets)[opened.choose(None)]
     return f"files {build.load('converters.weights:fingerprint', 'weights')(held)}"
 
@@ -214,7 +214,8 @@ def projection(
     if values["init_from"] != build_weights.RANDOM:
         tree = {"params": {PROJECTION: wanted}}
         place = functools.partial(build_weights.place, values["init_from"], "dit")
-        config = build_weights.source_config(values, trainer.net.config)
+        held = build.load("cosmos_jax.pretrained:source_config", "config.init_from")
+        config = held(values, trainer.net.config)
         return place(config, tree)["params"][PROJECTION]
     places = jax.tree.map(lambda leaf: leaf.sharding, wanted)
     key = jax.random.fold_in(jax.random.key(trainer.seed), train.INIT)

@@ -4,7 +4,6 @@ Files of weights are read by `converters.weights`, which is imported where a con
 from random weights reads no code but its own.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,55 +11,18 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding
 
-from cosmos_jax import build, optim, sharding
+from cosmos_jax import build, sharding
 from cosmos_jax.encode import Encoder, Text
-from cosmos_jax.models.dit import DiTConfig
 from cosmos_jax.train import Trainer
 from cosmos_jax.types import Params, TrainState
 
 RANDOM = "random"
-NO_CONTROL: dict[str, Any] = {"control_blocks": (), "control_channels": 0, "hint_widths": ()}
 
 
 def check_source(values: Mapping[str, Any]) -> None:
-    """Raises a ValueError where `config.init_from` does not hold the weights of the network."""
-    source, held = values["init_from"], source_config(values, build.network(values).config)
-    if source == RANDOM:
-        return
-    try:
-        open_weights(source, "dit", held)
-    except ValueError:
-        if held.control_blocks and _holds(source, dataclasses.replace(held, **NO_CONTROL)):
-            raise ValueError(
-                f"{source} has no control branch, and the network has one; start one from its "
-                'blocks with config.init_control="copy", or give weights that have one'
-            ) from None
-        raise
-
-
-def _holds(source: str, config: DiTConfig) -> bool:
-    try:
-        return bool(open_weights(source, "dit", config))
-    except ValueError:
-        return False
-
-
-def source_config(values: Mapping[str, Any], config: DiTConfig) -> DiTConfig:
-    """The network whose weights `config.init_from` holds: without what a run makes new.
-
-    Raises:
-        ValueError: `config.init_control` is unknown, or has nothing to copy from or to.
-    """
-    control = values["init_control"]
-    if control not in ("source", "copy"):
-        raise ValueError(f'config.init_control={control!r} must be "source" or "copy"')
-    if control == "source":
-        return dataclasses.replace(config, adapter=None)
-    if not config.control_blocks:
-        raise ValueError('config.init_control="copy": the network has no control branch')
-    if values["init_from"] == RANDOM:
-        raise ValueError('config.init_control="copy" needs weights in config.init_from')
-    return dataclasses.replace(config, adapter=None, **NO_CONTROL)
+    """Raises a ValueError where `config.init_from` does not hold what the run needs of it."""
+    if values["init_from"] != RANDOM or values["init_control"] != "source":
+        build.load("cosmos_jax.pretrained:check_source", "config.init_from")(values)
 
 
 def open_weights(source: str, kind: str, config: Any) -> Any:
@@ -93,21 +55,8 @@ def initial_state(
     """
     if values["init_from"] == RANDOM:
         return trainer.init_state(sizes.inputs, mesh)
-    state = sizes.state
-    wanted = optim.merge(state.params, state.frozen)
-    config, new = source_config(values, trainer.net.config), None
-    if config != trainer.net.config:
-        copies = values["init_control"] == "copy"
-        pattern = f"{optim.ADAPTERS}|control/.*" if copies else optim.ADAPTERS
-        new, wanted = optim.split_trainable(wanted, pattern)
-    tree = place(
-        values["init_from"], "dit", config, {"params": wanted, "constants": state.constants}
-    )
-    if new:
-        grow = build.load("cosmos_jax.grow:grow", "new parameters")
-        tree["params"] = grow(trainer, sizes.inputs, tree["params"], new)
-    params, frozen = optim.split_trainable(tree["params"], trainer.trainable)
-    return trainer.start(state, params, frozen, tree["constants"])
+    start = build.load("cosmos_jax.pretrained:initial_state", "config.init_from")
+    return start(values, trainer, sizes)
 
 
 def part_params(
@@ -158,13 +107,17 @@ def text(
     return find(values, mesh, sizes, root, captions)
 
 
-def encoder(values: Mapping[str, Any], mesh: Mesh, text: Text) -> Encoder:
+def encoder(values: Mapping[str, Any], mesh: Mesh, text: Text, pixels: bool = True) -> Encoder:
     """Clips to latents and text embeddings, with the codec's weights whole on every device.
+
+    Without `pixels`, clips come as latents and none are decoded: then there are no weights.
 
     Raises:
         ValueError: weights that are not named, or cannot be read.
     """
     codec = build.codec(values)
+    if not pixels:
+        return Encoder(codec, {}, text.embed, mesh, values["dtype"])
     shapes = jax.eval_shape(codec.init, jax.random.key(0))
     places = jax.tree.map(lambda _: NamedSharding(mesh, sharding.P()), shapes)
     weights = part_params(values, "codec", "vae", codec, places)

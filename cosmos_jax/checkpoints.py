@@ -52,6 +52,7 @@ class Record:
         data: the data pipeline's own state, to check the restart against.
         model: description of the model; see `Checkpoints`.
         frozen: digest of the frozen parameters and the constants; "" where there are none.
+        metrics: those of the latest validation, if it was at this step.
     """
 
     step: int
@@ -59,6 +60,7 @@ class Record:
     data: Any
     model: dict[str, Any]
     frozen: str
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 class SaveError(ValueError):
@@ -76,6 +78,7 @@ class Checkpoints:
             checkpoint with another, which catches a change that no shape shows.
         keep_last: how many of the newest checkpoints stay; at least 1.
         keep_every: checkpoints whose step is a multiple of this stay too; None keeps no others.
+        best: name of a metric; the checkpoint with the lowest stays too. None keeps none for that.
 
     Raises:
         ValueError: `keep_last` or `keep_every` below 1.
@@ -88,6 +91,7 @@ class Checkpoints:
         model: Mapping[str, Any],
         keep_last: int,
         keep_every: int | None = None,
+        best: str | None = None,
     ):
         if keep_last < 1 or (keep_every is not None and keep_every < 1):
             raise ValueError(
@@ -100,6 +104,7 @@ class Checkpoints:
         self._model = json.loads(json.dumps(model))
         self._keep_last = keep_last
         self._keep_every = keep_every
+        self._best = best
         self._digest: str | None = None
         self._checkpointer = ocp.AsyncCheckpointer(ocp.CompositeCheckpointHandler())
         self._worker = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -118,7 +123,9 @@ class Checkpoints:
         """Step of the newest complete checkpoint, or None."""
         return max(complete_steps(self._directory), default=None)
 
-    def save(self, state: TrainState, samples: int, data: Any) -> None:
+    def save(
+        self, state: TrainState, samples: int, data: Any, metrics: Mapping[str, float] | None = None
+    ) -> None:
         """Starts to save `state`, and returns when the arrays are copied from the devices.
 
         The caller may then donate them. A save still under way is waited for first. A step that is
@@ -128,6 +135,7 @@ class Checkpoints:
             state: the state after `state.step` steps.
             samples: see `Record`.
             data: see `Record`.
+            metrics: see `Record`.
 
         Raises:
             SaveError: this save, or the one before it, failed.
@@ -137,7 +145,8 @@ class Checkpoints:
         if step in complete_steps(self._directory):
             return
         try:
-            record = Record(step, samples, data, self._model, self._save_frozen(state))
+            still = self._save_frozen(state)
+            record = Record(step, samples, data, self._model, still, dict(metrics or {}))
             items = {name: getattr(state, name) for name in MOVING}
             self._checkpointer.save(
                 self._directory / str(step),
@@ -220,7 +229,8 @@ class Checkpoints:
             if jax.process_index() == 0:
                 self._name_latest()
                 steps = complete_steps(self._directory)
-                for old in retired(steps, self._keep_last, self._keep_every):
+                keep = {best_step(self._directory, self._best)}
+                for old in {*retired(steps, self._keep_last, self._keep_every)} - keep:
                     _discard(self._directory / str(old), self._directory / TRASH)
         except Exception as error:
             raise self._failed(step, error) from error
@@ -250,6 +260,15 @@ def retired(steps: Sequence[int], keep_last: int, keep_every: int | None) -> lis
     """The steps to delete: all but the newest `keep_last` and the multiples of `keep_every`."""
     old = sorted(steps)[:-keep_last]
     return [step for step in old if keep_every is None or step % keep_every]
+
+
+def best_step(directory: pathlib.Path, metric: str | None) -> int | None:
+    """The complete step with the lowest `metric` (of equals the first); None where none has it."""
+    if metric is None:
+        return None
+    records = [read_record(directory / str(step)) for step in complete_steps(directory)]
+    scored = [record for record in records if metric in record.metrics]
+    return min(scored, key=lambda record: record.metrics[metric]).step if scored else None
 
 
 def complete_steps(directory: str | os.PathLike) -> list[int]:

@@ -1,8 +1,9 @@
 """Command lines: flags that fail in one line, and errors of the user told apart from ours.
 
 Exit status 0: done. 1: a fault of the program (with a traceback). 2: bad input, found before work
-starts. 3: the run was stopped by its own numbers (NaN loss). Set COSMOS_JAX_TRACEBACK=1 to see
-where an error of kind 2 came from.
+starts. 3: the run was stopped by its own numbers (NaN loss). 4: the run was told to stop (SIGTERM),
+has saved, and goes on by the same command. Set COSMOS_JAX_TRACEBACK=1 to see where an error of kind
+2 came from.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ from absl import app, flags, logging
 
 BAD_INPUT = 2
 STOPPED = 3
+PREEMPTED = 4
 
 
 def fail(error: object, status: int = BAD_INPUT) -> NoReturn:

@@ -42,7 +42,7 @@ class Text:
     check: Callable[[Params], None]
 
 
-def placed(batch: Batch, mesh: Mesh) -> Batch:
+def placed(batch: Batch, mesh: sharding.AnyMesh) -> Batch:
     """A batch of shapes with the shardings that `Encoder` gives its arrays."""
     rows = sharding.batch_sharding(batch.index.shape[0], mesh)
 
@@ -84,6 +84,7 @@ class Encoder:
             lambda caption: embed(caption).astype(dtype)
         )
         self._encode = jax.jit(lambda p, pixels: pixels_to_latents(codec, p, pixels, dtype))
+        self._place = jax.jit(lambda z: sharding.constrain(z.astype(jnp.float32), "b v t h w c"))
 
     def __call__(self, clip: Clip, rows: Sequence[int], batch: int) -> Batch:
         """Places this process's rows of a stacked `Clip` and encodes them.
@@ -108,9 +109,10 @@ class Encoder:
             fps=put(clip.fps, np.float32),
         )
 
-    def latents(self, pixels: np.ndarray, rows: Sequence[int], batch: int) -> jax.Array:
-        """uint8 pixels `[rows v f y x 3]` of this process to global latents `[b v t h w c]`."""
-        return self._encode(self.params, sharding.put_rows(rows, pixels, batch, self.mesh))
+    def latents(self, clips: np.ndarray, rows: Sequence[int], batch: int) -> jax.Array:
+        """Pixels (uint8) or latents of this process's rows to global latents `[b v t h w c]`."""
+        placed = sharding.put_rows(rows, clips, batch, self.mesh)
+        return self._encode(self.params, placed) if clips.dtype == np.uint8 else self._place(placed)
 
     def embed(self, captions: Any) -> Float[np.ndarray, "b v s e"]:
         """Embeds the captions of a stack of clips in the compute dtype; keeps the latest."""

@@ -10,7 +10,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, UInt8
 
 from cosmos_jax import sample, sharding
-from cosmos_jax.diffusion import conditioning, unipc
+from cosmos_jax.diffusion import conditioning, guiding, unipc
 from cosmos_jax.train import Process, bind
 from cosmos_jax.types import Batch, Params
 
@@ -105,8 +105,8 @@ class Generator:
             ValueError: `num_conditional_frames` does not fill whole latent frames, or exceeds them.
         """
         b, v, t, h, w, c = batch.latents.shape
-        count = conditioning.latent_frames(self.config.num_conditional_frames, self.codec.temporal)
-        counts = jnp.asarray(conditioning.view_counts(count, v, t))
+        count = guiding.latent_frames(self.config.num_conditional_frames, self.codec.temporal)
+        counts = jnp.asarray(guiding.view_counts(count, v, t))
         mask = jnp.broadcast_to(conditioning.condition_mask(counts[None], v, t), (b, v, t))
         noise = np.concatenate(
             [sample.initial_noise(seed + i, b=1, v=v, t=t, h=h, w=w, c=c) for i in range(b)]

@@ -1,4 +1,4 @@
-"""Several processes, on one host or many, as one run.
+"""Several processes, on one host or many, as one run (`many_hosts` is loaded for them).
 
     srun python run_train.py ... --cluster=slurm
     mpirun -np 4 python run_train.py ... --cluster=ompi
@@ -9,7 +9,11 @@ Every process is started with the same command (by hand: with its own --process_
 GPUs, reads its own rows of the batch and ends when another one dies.
 """
 
+import contextlib
+import importlib
 import os
+import signal
+from typing import Any
 
 from absl import flags
 
@@ -23,38 +27,47 @@ NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "With --coordinator.
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "With --coordinator.", lower_bound=0)
 
 TASKS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # set in each task by its launcher
-HEARTBEAT_SECONDS = 30  # without a sign of life, after which a process counts as dead
 
 
-def join() -> None:
-    """Joins the run that the flags name, before anything else of jax; nothing without them.
+def _many() -> Any:
+    return importlib.import_module("cosmos_jax.many_hosts")
+
+
+def joined() -> contextlib.AbstractContextManager[None]:
+    """The body runs as one of the processes that the flags name, or alone where they name none.
 
     Raises:
-        ValueError: flags that do not belong together, several tasks without any (each would run
-            alone, into the same folder), or a run that cannot be joined.
+        ValueError: see `many_hosts.joined`; or several tasks were started without any flag, each of
+            which would run alone, into the same folder.
     """
-    by_hand = address, count, number = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
-    if CLUSTER.value and any(value is not None for value in by_hand):
-        raise ValueError(f"--cluster={CLUSTER.value} finds the other processes by itself")
-    if any(value is not None for value in by_hand) and None in by_hand:
-        raise ValueError("--coordinator, --num_processes and --process_id go together")
-    if number is not None and count is not None and number >= count:
-        raise ValueError(f"--process_id={number} must lie in 0..{count - 1}")
-    if not CLUSTER.value and address is None:
-        for name in TASKS:
-            if int(os.environ.get(name, 1)) > 1:
-                raise ValueError(
-                    f"{name}={os.environ[name]}: several tasks were started, and each would train "
-                    "alone; add --cluster=slurm (or ompi, k8s), or start one task"
-                )
-        return
-    import jax
+    by_hand = COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value
+    if CLUSTER.value or any(value is not None for value in by_hand):
+        return _many().joined(CLUSTER.value, *by_hand)
+    for name in TASKS:
+        if int(os.environ.get(name, 1)) > 1:
+            raise ValueError(
+                f"{name}={os.environ[name]}: several tasks were started, and each would train "
+                "alone; add --cluster=slurm (or ompi, k8s), or start one task"
+            )
+    return contextlib.nullcontext()
 
-    try:
-        jax.distributed.initialize(
-            *by_hand,
-            cluster_detection_method=CLUSTER.value,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-        )
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"the other processes of this run cannot be joined: {error}") from error
+
+class Stop:
+    """Listens for SIGTERM, by which a scheduler takes a machine back, from now on.
+
+    Where several processes run, jax listens, and all of them hear of it at the same step.
+    """
+
+    def __init__(self) -> None:
+        import jax
+
+        self._together, self._asked = jax.process_count() > 1, False
+        if not self._together:
+            signal.signal(signal.SIGTERM, self._hear)
+
+    def _hear(self, *unused: object) -> None:
+        self._asked = True
+
+    def asked(self, step: int) -> bool:
+        """Whether to stop after this step; every process asks at every step."""
+        return _many().asked_to_stop(step) if self._together else self._asked

@@ -36,6 +36,7 @@ class CheckpointConfig:
     every: int
     keep_last: int
     keep_every: int | None
+    best: str | None = None  # a metric of the validation: the checkpoint with the lowest stays
 
     def __post_init__(self) -> None:
         if self.every < 1:

@@ -66,22 +66,26 @@ class Stopwatch:
 
 
 def speed(
-    seconds: Mapping[str, float], steps: int, tokens: int, flops: float, devices: int
+    seconds: Mapping[str, float],
+    steps: int,
+    tokens: int | float,
+    flops: int | float,
+    devices: int,
 ) -> dict[str, float]:
     """Speed over the last `steps` steps.
 
     Args:
         seconds: by part, from `Stopwatch.take`.
         steps: how many steps they cover.
-        tokens: of one step, over the whole batch.
-        flops: model FLOPs of one step, over the whole batch.
-        devices: that share the step.
+        tokens: of all these steps, over whole batches.
+        flops: model FLOPs of all these steps, likewise.
+        devices: that share the steps.
     """
     training = sum(seconds[part] for part in STEP_PARTS)
     return {
         "seconds_per_step": training / steps,
-        "tokens_per_second": steps * tokens / training,
-        "model_tflops": steps * flops / training / devices / 1e12,
+        "tokens_per_second": tokens / training,
+        "model_tflops": flops / training / devices / 1e12,
         "data_wait_fraction": seconds["data_wait"] / training,
         "encode_fraction": seconds["encode"] / training,
         **{f"seconds/{part}": seconds[part] for part in PARTS},
@@ -104,6 +108,9 @@ def memory() -> dict[str, float]:
         return {"peak_host_memory_gib": host}
     peak = max(stats["peak_bytes_in_use"] for stats in counted) / 2**30
     return {"peak_memory_gib": peak, "peak_host_memory_gib": host}
+
+
+FILE_ONLY = ("seconds/", "val/loss/")  # names that the console leaves out
 
 
 class MetricWriter:
@@ -183,7 +190,7 @@ class MetricWriter:
             left = str(datetime.timedelta(seconds=round(pace * (self._total - step))))
         width = len(str(self._total))
         head = f"step {step:{width}}/{self._total} ({step / self._total:4.0%}, {left} left)"
-        shown = [_show(k, v) for k, v in numbers.items() if not k.startswith("seconds/")]
+        shown = [_show(k, v) for k, v in numbers.items() if not k.startswith(FILE_ONLY)]
         return "  ".join([head, *shown])
 
 

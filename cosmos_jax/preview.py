@@ -1,5 +1,6 @@
 """Clips to sampled videos: during a run (true over control over sampled), and from a checkpoint."""
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,25 @@ def held_out_clips(data: pipeline.DataSet, count: int) -> Clip:
         raise ValueError(f"config.preview.clips={count} must lie in 1..{len(held_out)}")
     picked = [held_out.clip(i * len(held_out) // count) for i in range(count)]
     return pipeline.stack_clips([vars(clip) for clip in picked])
+
+
+def true_pixels(
+    generator: Generator, encoder: Encoder, data: pipeline.DataSet, clips: Clip
+) -> Clip:
+    """Held-out clips of latents as pixels: of the videos where they are there, else decoded."""
+    held_out = data.validation
+    if held_out.latents is None:
+        return clips
+    if held_out.latents.videos:
+        pixels = dataclasses.replace(held_out, latents=None)
+        return held_out_clips(dataclasses.replace(data, validation=pixels), len(clips.video))
+
+    def decode(latents: np.ndarray) -> np.ndarray:
+        rows = range(len(latents))
+        return generator.pixels(encoder.params, encoder.latents(latents, rows, len(rows)))
+
+    control = None if clips.control is None else decode(clips.control)
+    return dataclasses.replace(clips, video=decode(clips.video), control=control)
 
 
 def sampling_variables(state: TrainState, ema: bool) -> dict[str, Params]:

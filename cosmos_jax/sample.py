@@ -6,7 +6,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from cosmos_jax.diffusion import conditioning, flow, unipc
+from cosmos_jax.diffusion import conditioning, flow, guiding, unipc
 from cosmos_jax.types import round_to
 
 
@@ -64,7 +64,7 @@ def denoise(
         else:
             both = velocity(jnp.tile(net_input, (2, 1, 1, 1, 1, 1)), jnp.tile(timesteps, (2, 1, 1)))
             cond, uncond = jnp.split(both.astype(jnp.float32), 2)
-            v = conditioning.guide(cond, uncond, guidance)
+            v = guiding.guide(cond, uncond, guidance)
         return conditioning.replace_given(v, noise - given, mask)
 
     return unipc.solve(guided, noise, schedule)

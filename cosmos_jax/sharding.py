@@ -19,6 +19,7 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 P = PartitionSpec
+AnyMesh = Mesh | AbstractMesh  # an abstract one has sizes but no devices: shapes are traced on it
 AXES = ("data", "fsdp", "context")
 BATCH = ("data", "fsdp")
 WEIGHTS = ("fsdp", "context")
@@ -32,26 +33,32 @@ PARAMETERS = (
 
 
 def make_mesh(data: int = 1, fsdp: int = 1, context: int = 1, devices: Sequence[Any] = ()) -> Mesh:
-    """Makes the mesh. One axis may be -1: it takes the devices that the others leave.
+    """Makes the mesh; see `mesh_sizes`."""
+    devices = list(devices) or jax.devices()
+    sizes = mesh_sizes(data, fsdp, context, len(devices))
+    grid = np.asarray(devices, dtype=object).reshape(sizes)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def mesh_sizes(data: int, fsdp: int, context: int, devices: int) -> list[int]:
+    """Sizes of the mesh's axes. One may be -1: it takes the devices that the others leave.
 
     Raises:
         ValueError: the sizes do not multiply to the number of devices; the message names both.
     """
-    devices = list(devices) or jax.devices()
     sizes = [data, fsdp, context]
     given = math.prod(s for s in sizes if s != -1)
     if sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
         raise ValueError(f"mesh {dict(zip(AXES, sizes))}: sizes are at least 1, and one may be -1")
-    if -1 in sizes and len(devices) % given == 0:
-        sizes[sizes.index(-1)] = len(devices) // given
-    if math.prod(sizes) != len(devices):
+    if -1 in sizes and devices % given == 0:
+        sizes[sizes.index(-1)] = devices // given
+    if math.prod(sizes) != devices:
         raise ValueError(
             f"mesh {dict(zip(AXES, sizes))} needs {math.prod(s for s in sizes if s != -1)} devices "
-            f"(or a multiple, with one axis -1) and there are {len(devices)}; set "
+            f"(or a multiple, with one axis -1) and there are {devices}; set "
             "config.mesh.data, .fsdp and .context so that they multiply to the number of devices"
         )
-    grid = np.asarray(devices, dtype=object).reshape(sizes)
-    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
+    return sizes
 
 
 def axis_size(name: str) -> int:
@@ -98,25 +105,6 @@ def constrain(x: jax.Array, axes: str) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, activation_spec(x.shape, axes, mesh))
 
 
-def constrain_clips(x: jax.Array, rows: int, columns: int) -> jax.Array:
-    """States the placement of a codec's clips `n t y x c`, n = b v, which are coded one by one.
-
-    `context` splits the clips where their number divides, else the latent `rows`, else the latent
-    `columns`, never time. Where none divides, the devices of a context group all compute the same.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or mesh.size == 1:
-        return x
-    choices = (AXES, BATCH, ("context",), ())
-    clips = next(c for c in choices if x.shape[0] % math.prod(mesh.shape[a] for a in c) == 0)
-    spec = P(clips or None)
-    if "context" not in clips and rows % mesh.shape["context"] == 0:
-        spec = P(clips or None, None, "context")
-    elif "context" not in clips and columns % mesh.shape["context"] == 0:
-        spec = P(clips or None, None, None, "context")
-    return jax.lax.with_sharding_constraint(x, spec)
-
-
 def gather(weight: jax.Array) -> jax.Array:
     """The whole of a split parameter on every device: the all-gather of fsdp, stated at its use."""
     mesh = jax.sharding.get_abstract_mesh()
@@ -156,7 +144,7 @@ def path_name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def param_shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
+def param_shardings(tree: Any, mesh: AnyMesh) -> Any:
     """A tree of `NamedSharding`, by the table `PARAMETERS`, for arrays or their shapes.
 
     Raises:
@@ -173,7 +161,7 @@ def param_shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     return jax.tree_util.tree_map_with_path(place, tree)
 
 
-def batch_rows(mesh: Mesh, batch: int) -> list[int]:
+def batch_rows(mesh: AnyMesh, batch: int) -> list[int]:
     """The rows of the global batch that this process's devices hold, in order.
 
     Rows follow the devices, not the process index: two hosts inside one context group hold, and so
@@ -189,13 +177,15 @@ def batch_rows(mesh: Mesh, batch: int) -> list[int]:
             f"that fit this mesh are multiples of {ways}, and meshes that fit this batch have "
             f"data x fsdp in {[n for n in range(1, batch + 1) if batch % n == 0]}"
         )
+    if isinstance(mesh, AbstractMesh):
+        return list(range(batch))
     placed = NamedSharding(mesh, P(BATCH)).addressable_devices_indices_map((batch,))
     return sorted(
         {r for index in placed.values() if index for r in range(*index[0].indices(batch))}
     )
 
 
-def batch_sharding(batch: int, mesh: Mesh) -> NamedSharding:
+def batch_sharding(batch: int, mesh: AnyMesh) -> NamedSharding:
     """Where a global array `[batch ...]` from the host lies, see `put_rows`."""
     ways = mesh.shape["data"] * mesh.shape["fsdp"]
     return NamedSharding(mesh, P(BATCH) if batch % ways == 0 else P())

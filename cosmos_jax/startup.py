@@ -1,6 +1,7 @@
 """What shortens the time to the first step: programs are kept, and compile beside other work."""
 
 import functools
+import importlib
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -56,6 +57,12 @@ class Programs:
         if views not in self._programs:
             self._programs[views] = self._pool.submit(self._lower(views).compile)
         return self._programs[views]
+
+    def wait(self, views: int) -> None:
+        """Waits for a program, in every process: they go on together."""
+        self.compile(views).result()
+        if jax.process_count() > 1:
+            importlib.import_module("cosmos_jax.many_hosts").wait("compiled")
 
     def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         """One step."""

@@ -93,7 +93,7 @@ class Trainer:
             ema=params if self.ema_rate else None,
         )
 
-    def shardings(self, shapes: TrainState, mesh: Mesh) -> TrainState:
+    def shardings(self, shapes: TrainState, mesh: sharding.AnyMesh) -> TrainState:
         """A tree of `NamedSharding` for a state of these shapes; moments lie like parameters."""
         everywhere = NamedSharding(mesh, sharding.P())
         params = sharding.param_shardings(shapes.params, mesh)
@@ -115,7 +115,7 @@ class Trainer:
             ema=averages if shapes.ema is not None else None,
         )
 
-    def abstract_state(self, inputs: dict[str, Any], mesh: Mesh) -> TrainState:
+    def abstract_state(self, inputs: dict[str, Any], mesh: sharding.AnyMesh) -> TrainState:
         """The state as shapes with shardings, without memory."""
         shapes = jax.eval_shape(lambda key: self.init(key, inputs), jax.random.key(0))
         return jax.tree.map(

@@ -34,8 +34,8 @@ class Clip:
     """One sample, or a stack of samples, in host memory. A stack has a leading `b` on every field.
 
     Attributes:
-        video: uint8 `[v f y x 3]`, RGB.
-        control: uint8 of the same shape, or None where the data set is read without control.
+        video: uint8 `[v f y x 3]`, RGB; or latents `[v t h w c]`, bfloat16 or float32.
+        control: of the same shape and type, or None where the data set is read without control.
         captions: one string a view; "" where a view has no text of its own. A stack
             holds a tuple of such tuples.
         view_ids: int32 `[v]`, the row of the model's view table that each view takes.

@@ -22,6 +22,7 @@ from cosmos_jax.train import Trainer
 from cosmos_jax.types import Batch, Clip, TrainState
 
 NOISE = 0x7A11D  # folded into the run's seed
+BANDS = ("0-25%", "25-50%", "50-75%", "75-100%")  # of the training distribution of noise levels
 
 
 def make(trainer: Trainer, encoder: Encoder, data: pipeline.DataSet, loop: Loop) -> "Validation":
@@ -31,8 +32,9 @@ def make(trainer: Trainer, encoder: Encoder, data: pipeline.DataSet, loop: Loop)
         ValueError: see `read_clips`.
     """
     clips, others = read_clips(data, loop.validation, loop.rows)
+    cameras = [camera or "the view" for camera, _ in data.validation.cameras]
     noises = loop.validation.noises
-    return Validation(trainer, encoder, clips, others, loop.rows, loop.batch, noises)
+    return Validation(trainer, encoder, clips, others, loop.rows, loop.batch, noises, cameras)
 
 
 def read_clips(
@@ -55,10 +57,12 @@ def read_clips(
             iterator.close()
 
     clips = read(data.validation)
-    if clips[0].control is None or len(data.train) == 1:
+    if clips[0].control is None:
         return clips, []
     if data.train.episodes != data.validation.episodes:
         return clips, read(data.train)
+    if len(data.train) == 1:
+        return clips, []
     half = len(clips) // 2
     if not half:
         raise ValueError(
@@ -80,6 +84,7 @@ class Validation:
         rows: which rows of a global batch each stack holds.
         batch: size of the global batch.
         noises: draws for each clip.
+        cameras: names of the views.
     """
 
     def __init__(
@@ -91,54 +96,73 @@ class Validation:
         rows: Sequence[int],
         batch: int,
         noises: int,
+        cameras: Sequence[str],
     ):
+        self.cameras = cameras
         self.encoder, self.clips, self.others = encoder, clips, others
         self.rows, self.batch, self.noises = rows, batch, noises
         total = len(clips) * batch * noises
         self._score = jax.jit(_scorer(trainer, total))
 
     def __call__(self, state: TrainState) -> dict[str, float]:
-        """Returns `val/loss` and, with control, `val/control_gap` and its standard error."""
+        """The mean loss and, with control, the control gap with its standard error.
+
+        `val/loss/view/CAMERA` is the loss of each view where there are several, `val/loss/noise/`
+        that of each quarter of the noise levels, from the lowest, where there are pairs enough.
+        """
         true, other = [], []
         per_noise = len(self.clips) * self.batch
         for i, clip in enumerate(self.clips):
             encoded = self.encoder(clip, self.rows, self.batch)
             swapped = encoded
             if self.others:
-                pixels = self.others[i].control
-                assert pixels is not None  # `read_clips` gives others only where there is control
+                control = self.others[i].control
+                assert control is not None  # `read_clips` gives others only where there is control
                 swapped = encoded.replace(
-                    control=self.encoder.latents(pixels, self.rows, self.batch)
+                    control=self.encoder.latents(control, self.rows, self.batch)
                 )
             for j in range(self.noises):
                 pairs = jnp.arange(self.batch) + j * per_noise + i * self.batch
                 true.append(self._score(state, encoded, pairs))
                 if self.others:
-                    other.append(self._score(state, swapped, pairs))
-        losses = np.concatenate([np.asarray(x) for x in true])
+                    other.append(self._score(state, swapped, pairs)[0])
+        parts = [np.concatenate([np.asarray(x) for x in part]) for part in zip(*true)]
+        losses, views, sigmas = parts
         metrics = {"val/loss": float(losses.mean())}
         if other:
             gap = np.concatenate([np.asarray(x) for x in other]) - losses
             metrics["val/control_gap"] = float(gap.mean())
             metrics["val/control_gap_stderr"] = float(gap.std(ddof=1) / np.sqrt(len(gap)))
+        if len(self.cameras) > 1:
+            named = zip(self.cameras, views.mean(axis=0), strict=True)
+            metrics |= {f"val/loss/view/{camera}": float(loss) for camera, loss in named}
+        if len(losses) >= len(BANDS):
+            quarters = np.array_split(losses[np.argsort(sigmas)], len(BANDS))
+            named = zip(BANDS, quarters, strict=True)
+            metrics |= {f"val/loss/noise/{band}": float(some.mean()) for band, some in named}
         return metrics
 
 
-def _scorer(trainer: Trainer, total: int) -> Callable[[TrainState, Batch, Array], Array]:
-    """The loss of each sample without given frames, at the noise of its pair number.
+Scores = tuple[Array, Array, Array]
+
+
+def _scorer(trainer: Trainer, total: int) -> Callable[[TrainState, Batch, Array], Scores]:
+    """Of each sample, without given frames, at the noise of its pair number: the loss `[b]`, that
+    of its views `[b v]` and the noise level `[b]`.
 
     Noise levels are the `total` mid-quantiles of the training distribution, one for each pair: the
     mean over all pairs is then an estimate of the training loss without the luck of the draw.
     """
 
-    def score(state: TrainState, batch: Batch, pairs: Int[Array, "b"]) -> Array:
+    def score(state: TrainState, batch: Batch, pairs: Int[Array, "b"]) -> Scores:
         key = jax.random.fold_in(jax.random.key(trainer.seed), NOISE)
         epsilon = flow.training_noise(key, pairs, batch.latents.shape[1:]).epsilon
         normal = jax.scipy.special.ndtri((pairs + 0.5) / total)
         none_given = jnp.zeros(len(pairs), jnp.int32)
-        losses, _ = trainer.loss_given(
+        losses, parts = trainer.loss_given(
             state.params, state, batch, none_given, batch.text, epsilon, normal
         )
-        return sharding.gather(losses)
+        views = jnp.mean((parts.prediction - parts.target) ** 2, axis=(2, 3, 4, 5))
+        return sharding.gather(losses), sharding.gather(views), sharding.gather(parts.sigma)
 
     return score

@@ -68,6 +68,7 @@ def summary(
         f"episodes to train on, {len(held_out)} of {len(held_out.episodes)} held out",
         f"views    {named} (camera=view id, in this order)",
         f"codec    {codec(values)}",
+        *([f"latents  {train_set.latents.description}"] if train_set.latents else []),
         f"text     {text}",
         f"mesh     {dict(mesh.shape)} on {mesh.size} x {jax.devices()[0].device_kind}",
         f"sample   latents {(views, *sizes.latents)} (v t h w c), {sizes.tokens(views)} tokens, "

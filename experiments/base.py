@@ -111,6 +111,7 @@ def get_config() -> ConfigDict:
             "num_workers": 0,
             "prefetch": 8,
             "cache_dir": placeholder(str),
+            "latents": "auto",  # ROOT/latents if it is there; or a folder; None: the videos
         }
     )
     config.scene = ConfigDict(
@@ -128,7 +129,14 @@ def get_config() -> ConfigDict:
     )
 
     config.validation = ConfigDict({"every": 200, "clips": 8, "noises": 4})
-    config.checkpoint = ConfigDict({"every": 200, "keep_last": 3, "keep_every": placeholder(int)})
+    config.checkpoint = ConfigDict(
+        {
+            "every": 200,
+            "keep_last": 3,
+            "keep_every": placeholder(int),
+            "best": placeholder(str),  # as "val/loss": the checkpoint with the lowest stays
+        }
+    )
     config.preview = ConfigDict({"every": 0, "clips": 1})
     config.sample = ConfigDict(
         {

@@ -61,6 +61,7 @@ def get_config() -> ConfigDict:
             "b1": 0.9,
             "b2": 0.99,
             "eps": 1e-8,
+            "lr_factors": (),
         }
     )
     config.data.update(

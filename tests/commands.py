@@ -103,6 +103,10 @@ class Command:
         """Whether a forked process has not ended."""
         return self._process.is_alive()
 
+    def terminate(self):
+        """SIGTERM."""
+        self._process.terminate()
+
     def kill(self):
         """SIGKILL, then waits for the end."""
         self._process.kill()

@@ -112,6 +112,18 @@ def test_retention_and_the_name_of_the_latest(tmp_path):
 
 
 @pytest.mark.core
+def test_the_best_stays(tmp_path):
+    scores = {1: 3.0, 2: 1.0, 3: None, 4: 1.0, 5: 2.0, 6: None, 7: None}
+    with checkpoints.Checkpoints(tmp_path, MODEL, keep_last=2, best="val/loss") as writer:
+        for step, score in scores.items():
+            metrics = {} if score is None else {"val/loss": score}
+            writer.save(make_state(step), step, None, metrics)
+    assert checkpoints.complete_steps(tmp_path) == [2, 6, 7]
+    assert checkpoints.best_step(tmp_path, "val/loss") == 2
+    assert checkpoints.best_step(tmp_path, "val/other") is None
+
+
+@pytest.mark.core
 def test_a_step_loses_its_name_before_its_files(tmp_path, monkeypatch):
     """A kill in the middle of a deletion must not leave half a step under a number."""
     listed = []

@@ -5,20 +5,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cosmos_jax.diffusion import conditioning
+from cosmos_jax.diffusion import conditioning, guiding
 
 pytestmark = pytest.mark.core
 
 
 @pytest.mark.parametrize("frames, latent", [(0, 0), (1, 1), (5, 2), (29, 8), (93, 24)])
 def test_pixel_frames_become_latent_frames(frames, latent):
-    assert conditioning.latent_frames(frames, temporal=4) == latent
+    assert guiding.latent_frames(frames, temporal=4) == latent
 
 
 @pytest.mark.parametrize("frames", [-3, -1, 2, 4, 8])
 def test_pixel_frames_that_no_latent_frame_ends_at_are_refused(frames):
     with pytest.raises(ValueError, match=f"num_conditional_frames={frames}.*0, 1, 5, 9"):
-        conditioning.latent_frames(frames, temporal=4)
+        guiding.latent_frames(frames, temporal=4)
 
 
 def test_counts_follow_their_probabilities():
@@ -59,16 +59,16 @@ def test_one_count_holds_for_every_view():
 
 
 def test_each_view_can_have_its_own_count():
-    counts = conditioning.view_counts([0, 1, 3], v=3, t=3)
+    counts = guiding.view_counts([0, 1, 3], v=3, t=3)
     mask = conditioning.condition_mask(jnp.asarray(counts)[None], v=3, t=3)
     assert mask[0].tolist() == [[0, 0, 0], [1, 0, 0], [1, 1, 1]]
-    assert conditioning.view_counts(2, v=3, t=3).tolist() == [2, 2, 2]
+    assert guiding.view_counts(2, v=3, t=3).tolist() == [2, 2, 2]
 
 
 @pytest.mark.parametrize("counts, message", [([1, 2], "2 counts.*3 views"), ([0, 0, 5], r"0\.\.4")])
 def test_wrong_view_counts_are_refused(counts, message):
     with pytest.raises(ValueError, match=message):
-        conditioning.view_counts(counts, v=3, t=4)
+        guiding.view_counts(counts, v=3, t=4)
 
 
 def test_given_frames_replace_the_others_even_where_those_are_nan():
@@ -98,6 +98,6 @@ def test_text_dropout_of_zero_and_one():
 
 def test_guidance_of_zero_is_the_conditional_branch():
     cond, uncond = jnp.full((1,) * 6, 2.0), jnp.full((1,) * 6, 0.5)
-    assert conditioning.guide(cond, uncond, 0.0) == 2.0
-    assert conditioning.guide(cond, uncond, 3.0) == 2.0 + 3 * 1.5
-    assert conditioning.guide(cond, uncond, -1.0) == 0.5
+    assert guiding.guide(cond, uncond, 0.0) == 2.0
+    assert guiding.guide(cond, uncond, 3.0) == 2.0 + 3 * 1.5
+    assert guiding.guide(cond, uncond, -1.0) == 0.5

@@ -74,7 +74,7 @@ def test_stopwatch_counts_a_part_that_fails_and_knows_its_parts():
 @pytest.mark.core
 def test_speed_counts_training_and_not_what_comes_between():
     seconds = {"data_wait": 1.0, "encode": 2.0, "step": 7.0, "checkpoint": 50.0, "evaluation": 90.0}
-    got = metrics.speed(seconds, steps=5, tokens=1000, flops=4e12, devices=2)
+    got = metrics.speed(seconds, steps=5, tokens=5000, flops=20e12, devices=2)
     assert got["seconds_per_step"] == pytest.approx(2.0)
     assert got["tokens_per_second"] == pytest.approx(500.0)
     assert got["model_tflops"] == pytest.approx(1.0)  # 4 TFLOP in 2 s on 2 devices
@@ -90,7 +90,7 @@ def test_a_line_has_every_key_and_is_on_disk_at_once(tmp_path, capsys):
         out.write(
             5,
             {"loss": jnp.float32(0.5), "grad_norm": 2.0, "lr": 1e-4}
-            | metrics.speed(seconds, 5, tokens=7000, flops=1e12, devices=8)
+            | metrics.speed(seconds, 5, tokens=35_000, flops=5e12, devices=8)
             | metrics.memory(),
         )
         (line,) = lines(tmp_path / "run")  # before the file is closed

@@ -1,5 +1,6 @@
 """The optimiser, its schedule, the average of the weights, and what is trained."""
 
+import dataclasses
 import pathlib
 
 import jax
@@ -99,6 +100,52 @@ def test_adamw_decays_every_tensor():
     for name in params:
         wanted = steps_by_hand(params[name], [g[name] for g in grads], QUICK)
         np.testing.assert_allclose(ours[name], wanted, rtol=1e-4, atol=1e-6)
+
+
+FACTORS = (("a/kernel", 0.5), ("a/.*", 3.0))
+
+
+def test_learning_rate_factors_scale_step_and_decay_and_the_first_that_fits_counts():
+    rng = np.random.RandomState(1)
+    params = {name: {"kernel": rng.randn(3), "bias": rng.randn(2)} for name in "ab"}
+    params = jax.tree.map(jnp.float32, params)
+    grads = [jax.tree.map(lambda p: jnp.float32(0.1 * rng.randn(*p.shape)), params)]
+    # Factors of lr alone: both the step and the decay are products with it.
+    each = {1.0: QUICK, 0.5: dataclasses.replace(QUICK, lr=QUICK.lr / 2)}
+    each[3.0] = dataclasses.replace(QUICK, lr=QUICK.lr * 3)
+    wanted = {factor: run(config, params, grads) for factor, config in each.items()}
+    ours = run(dataclasses.replace(QUICK, lr_factors=FACTORS), params, grads)
+    for path, factor in {"a/kernel": 0.5, "a/bias": 3.0, "b/kernel": 1.0, "b/bias": 1.0}.items():
+        group, name = path.split("/")
+        np.testing.assert_allclose(ours[group][name], wanted[factor][group][name], rtol=1e-6)
+
+
+def test_without_factors_the_optimiser_is_as_it_was():
+    params = {"a": jnp.ones(2)}
+    plain, scaled = (
+        optim.optimizer(dataclasses.replace(QUICK, lr_factors=factors), 5).init(params)
+        for factors in ((), (("a", 0.5),))
+    )
+    assert len(plain) == 3
+    # What a checkpoint holds is the same, so factors may be changed when a run goes on.
+    paths = [jax.tree_util.tree_flatten_with_path(state)[0] for state in (plain, scaled)]
+    assert [path for path, _ in paths[0]] == [path for path, _ in paths[1]]
+
+
+@pytest.mark.parametrize(
+    "factors, message",
+    [
+        ((("a/kernel", 0.0),), r"'a/kernel' has factor 0.0.*config.trainable"),
+        ((("a/kernel", float("nan")),), "has factor nan"),
+        ((("a/(", 1.0),), "not a regex"),
+        ((("a/kernl", 0.5),), r"'a/kernl' is the first to fit for no.*'a/kernel'"),
+        ((("a/.*", 0.5), ("a/kernel", 1.0)), r"'a/kernel' is the first to fit for no"),
+    ],
+)
+def test_factors_that_do_nothing_are_refused(factors, message):
+    params = {"a": {"kernel": jnp.ones(2)}}
+    with pytest.raises(ValueError, match=message):
+        run(dataclasses.replace(QUICK, lr_factors=factors), params, [params])
 
 
 def test_what_is_not_finite_is_zeroed_before_the_norm_is_taken():

@@ -149,6 +149,25 @@ def kill_when(workdir, ready, delay):
     command.kill()
 
 
+def test_a_run_that_is_told_to_stop_saves_and_goes_on(tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(commands.trained() / "synthetic", workdir / "synthetic")
+    arguments = [*commands.demo(checkpoint__every=4, preview__clips=0), f"--workdir={workdir}"]
+    command = commands.Command("run_train.py", *arguments)
+    while "step 1/4" not in command.out:
+        assert command.running, command.out + command.err
+        time.sleep(0.001)
+    command.terminate()
+    assert command.wait() == 4
+    (saved,) = checkpoints.complete_steps(workdir / "checkpoints")
+    assert 1 <= saved < 4
+    assert command.err == f"run_train.py: error: stopped by SIGTERM; step {saved} is saved\n"
+    commands.run("run_train.py", *arguments)
+    assert commands.losses(workdir) == commands.losses(commands.trained())
+    assert not (workdir / "samples").exists()  # preview.clips=0
+    assert (workdir / "report.html").is_file()
+
+
 def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path):
     workdir = tmp_path / "run"
     folder = workdir / "checkpoints"
@@ -286,7 +305,8 @@ def test_bad_input_is_told_in_one_line_and_leaves_nothing(case, tmp_path):
 
 def test_what_is_missing_is_named(tmp_path):
     workdir = f"--workdir={tmp_path / 'run'}"
-    assert "--workdir is missing" in commands.error_of("run_train.py", *commands.demo())
+    nameless = commands.demo(job__name="")
+    assert "config.job.name='' is no name" in commands.error_of("run_train.py", *nameless)
     assert "argument 'train'" in commands.error_of("run_train.py", *commands.demo(), "train")
     assert "--config=experiments/NAME.py is missing" in commands.error_of("run_train.py", workdir)
     nowhere = commands.error_of("run_train.py", "--config=experiments/dmo.py", workdir)

@@ -214,7 +214,7 @@ def test_the_command_again_embeds_what_is_missing_alone(embedded, clips, capsys,
         opened(embedded, ["Words 1.", "Words 2."])
     captions.embed(embedded, overwrite=False)
     out = capsys.readouterr().out
-    assert "4 in" in out and "to embed 1 captions, 19,200 bytes each (bfloat16)" in out
+    assert "4 in" in out and "to write 1 captions, 19,200 bytes each" in out
     assert "embedded: 1 of 1 captions" in out
     after = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.npy")}
     assert {name for name in after if before[name] != after[name]} == {lost}

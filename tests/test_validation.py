@@ -76,7 +76,8 @@ def validation(net, batch=2, noises=3, others=True, mesh=None, count=4):
     encoder = Encoder(DCTCodec(), {}, lambda caption: text.encode([caption])[0], mesh, "float32")
     others = stacks(clips(count, first=10), batch) if others else []
     held_out = stacks(clips(count), batch)
-    return Validation(trainer, encoder, held_out, others, range(batch), batch, noises)
+    cameras = ("left", "right")
+    return Validation(trainer, encoder, held_out, others, range(batch), batch, noises, cameras)
 
 
 OPTIM = optim.OptimConfig(
@@ -102,7 +103,13 @@ def test_the_gap_is_the_mean_over_all_pairs_and_its_error():
     few = validation(Knowing(follows=True), noises=3)
     scored = []
     score = few._score
-    few._score = lambda *arguments: scored.append(np.asarray(score(*arguments))) or scored[-1]
+
+    def kept(*arguments):
+        parts = score(*arguments)
+        scored.append(np.asarray(parts[0]))
+        return parts
+
+    few._score = kept
     result = few(STATE)
     assert len(scored) == 2 * 2 * 3  # (true, other) x stacks x noises
     gaps = np.concatenate(scored[1::2]) - np.concatenate(scored[::2])
@@ -127,7 +134,31 @@ def test_pairs_are_the_same_for_any_batch_and_mesh():
 
 
 def test_without_control_there_is_no_gap():
-    assert validation(Knowing(follows=False), others=False)(STATE).keys() == {"val/loss"}
+    result = validation(Knowing(follows=False), others=False)(STATE)
+    assert not [name for name in result if "gap" in name]
+
+
+def test_losses_of_views_and_of_noise_levels_have_the_loss_as_their_mean():
+    result = validation(Knowing(follows=False), noises=4)(STATE)
+    for group, count in (("view", 2), ("noise", 4)):
+        parts = [loss for name, loss in result.items() if name.startswith(f"val/loss/{group}/")]
+        assert len(set(parts)) == count
+        assert np.mean(parts) == pytest.approx(result["val/loss"], rel=1e-5)
+    assert {"val/loss/view/left", "val/loss/view/right"} <= result.keys()
+    few = validation(Knowing(follows=False), noises=1, count=2, others=False)(STATE)
+    assert not [name for name in few if "noise" in name]
+
+
+def test_the_lowest_noise_levels_come_first():
+    # A network that answers with its input is off by 2 latents - noise where there is no noise, and
+    # by the latents alone where there is nothing else.
+    class Echo(Knowing):
+        def apply(self, variables, x, timesteps, text, view_ids, mask, **others):
+            return x
+
+    result = validation(Echo(follows=False), noises=8)(STATE)
+    bands = [loss for name, loss in result.items() if "/noise/" in name]
+    assert bands == sorted(bands, reverse=True)
 
 
 @pytest.mark.parametrize(

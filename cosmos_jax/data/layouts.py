@@ -101,6 +101,8 @@ class DataConfig:
         num_workers: processes that decode; 0: this process's threads do.
         prefetch: clips that each process decodes ahead.
         cache_dir: folder for the header cache; None: cosmos_jax in the user's cache folder.
+        latents: folder of latents made by `prepare latents`, which are then read in place of
+            pixels; "auto": ROOT/latents, if it is there; None: pixels.
     """
 
     root: str
@@ -128,6 +130,7 @@ class DataConfig:
     num_workers: int = 0
     prefetch: int = 8
     cache_dir: str | None = None
+    latents: str | None = "auto"
 
     def __post_init__(self):
         """Checks what can be checked without looking at files.
@@ -191,6 +194,14 @@ class DataConfig:
     def frames_needed(self, info: VideoInfo) -> int:
         """Frames of the file from the first frame of a clip to its last."""
         return (self.num_frames - 1) * self.stride_of(info) + 1
+
+    @property
+    def latents_folder(self) -> Path | None:
+        """The folder of latents to read, or None."""
+        if self.latents == "auto":
+            folder = Path(self.root) / "latents"
+            return folder if folder.is_dir() else None
+        return None if self.latents is None else Path(self.latents)
 
 
 class BadDataError(ValueError):
@@ -264,6 +275,11 @@ def find_cameras(root: Path, cameras: CameraChoice) -> Cameras:
         raise ValueError(
             f"{root}: no videos; expected {videos}/CAMERA/NAME.mp4 (one view: {videos}/NAME.mp4)"
         )
+    return choose_cameras(found, cameras, videos)
+
+
+def choose_cameras(found: Sequence[str], cameras: CameraChoice, place: Path) -> Cameras:
+    """The cameras wanted of those `found` in a place; see `find_cameras`."""
     if cameras == "all":
         wanted = published_ids(found) or tuple((name, i) for i, name in enumerate(found))
     elif isinstance(cameras, str):
@@ -277,7 +293,7 @@ def find_cameras(root: Path, cameras: CameraChoice) -> Cameras:
     absent = [name for name, _ in wanted if name not in found]
     if absent or not wanted:
         raise ValueError(
-            f"{videos}: no .mp4 files for cameras {absent}; data.cameras may be {found}"
+            f"{place}: no .mp4 files for cameras {absent}; data.cameras may be {found}"
         )
     for what, values in (("camera", [n for n, _ in wanted]), ("view id", [i for _, i in wanted])):
         if len(set(values)) < len(values):

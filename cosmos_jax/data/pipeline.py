@@ -45,6 +45,7 @@ class Clips:
     config: DataConfig
     cameras: Cameras
     episodes: tuple[Episode, ...]
+    latents: Any = None  # `latents.Latents`: clips are read from a cache and not from the videos
 
     @functools.cached_property
     def _ends(self) -> np.ndarray:
@@ -111,7 +112,7 @@ class Clips:
     def clip(
         self, window: int, seed: int = 0, index: int = 0, views: Sequence[int] | None = None
     ) -> Clip:
-        """Decodes and resizes one clip; `views` are places on the view axis, None for all.
+        """Reads one clip; `views` are places on the view axis, None for all.
 
         Raises:
             video.FileError: a file that does not decode; the message names it and the frame.
@@ -120,14 +121,9 @@ class Clips:
         chosen = range(len(self.cameras)) if views is None else views
         first = episode.videos[0]
         stride = self.config.stride_of(first)
-        frames = range(start, start + self.config.num_frames * stride, stride)
-        pixels = [read_fitted(self.config, episode.videos[i], frames, False) for i in chosen]
-        control = None
-        if episode.controls:
-            files = [episode.controls[i] for i in chosen]
-            control = np.stack([read_fitted(self.config, file, frames, True) for file in files])
+        rgb, control = (self.latents or self._pixels)(episode, start, chosen)
         return Clip(
-            video=np.stack(pixels),
+            video=rgb,
             control=control,
             captions=tuple(episode.captions[i] for i in chosen),
             view_ids=np.array([self.cameras[i][1] for i in chosen], np.int32),
@@ -135,6 +131,20 @@ class Clips:
             index=np.int32(index),
             name=f"{episode.name}:{start}",
         )
+
+    def _pixels(
+        self, episode: Episode, start: int, views: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Decodes and resizes."""
+        stride = self.config.stride_of(episode.videos[0])
+        frames = range(start, start + self.config.num_frames * stride, stride)
+
+        def read(files: Sequence[video.VideoInfo], is_control: bool) -> np.ndarray:
+            return np.stack([read_fitted(self.config, files[i], frames, is_control) for i in views])
+
+        return read(episode.videos, False), read(
+            episode.controls, True
+        ) if episode.controls else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,15 +3,14 @@
 A resize filters columns, then rows, with the antialiased filters of
 `torch.nn.functional.interpolate(antialias=True)`. Scale, centres and weights are worked out in
 float32 as there: in float64 they move the result by up to 0.01 of 255, enough to change what
-rounding and truncation give. Rules that round apply the filters as matrix products. Truncation
-shows the last bit of a sum wherever the exact result is a whole number, so the rule that truncates
-adds in torch's order instead, at three times the cost.
+rounding and truncation give. Rules that round apply the filters as matrix products; the rule that
+truncates adds in torch's order instead (`transforms_in_order`).
 """
 
 import functools
+import importlib
 import math
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -34,7 +33,7 @@ def _cubic(d: np.ndarray) -> np.ndarray:
     return np.where(d < 1, near, np.where(d < 2, far, _F32(0)))
 
 
-def _reach(n_in: int, n_out: int, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def reach(n_in: int, n_out: int, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """For each output sample: the centre of its filter, and the inputs `low : high` under it."""
     scale = _F32(n_in) / _F32(n_out)
     support = _F32(radius) * max(scale, _F32(1))  # shrinking widens the filter: it antialiases
@@ -47,7 +46,7 @@ def _reach(n_in: int, n_out: int, radius: int) -> tuple[np.ndarray, np.ndarray, 
 def filter_matrix(n_in: int, n_out: int, cubic: bool) -> Float32[np.ndarray, "out in"]:
     """The matrix that resizes `n_in` samples to `n_out`; each row sums to 1."""
     kernel, radius = (_cubic, 2) if cubic else (_triangle, 1)
-    centre, low, high = _reach(n_in, n_out, radius)
+    centre, low, high = reach(n_in, n_out, radius)
     j = np.arange(n_in)
     offset = (j - low[:, None]).astype(_F32) + (low - centre).astype(_F32)[:, None]
     shrink = _F32(1) / max(_F32(n_in) / _F32(n_out), _F32(1))
@@ -104,48 +103,6 @@ def _resample(
     return out
 
 
-class _Tap(NamedTuple):
-    """The k-th tap of all filters of an axis: of each output, the input, its weight and its way."""
-
-    inputs: np.ndarray
-    weights: np.ndarray
-    fused: np.ndarray
-
-
-@functools.lru_cache(maxsize=64)
-def _taps(n_in: int, n_out: int) -> tuple[_Tap, ...]:
-    """The bilinear filters tap by tap, and which taps torch 2.13's compiled CPU kernel fuses.
-
-    After the first tap it multiplies in groups of four and then adds; what is left is fused.
-    """
-    matrix = filter_matrix(n_in, n_out, cubic=False)
-    _, low, high = _reach(n_in, n_out, radius=1)
-    grouped = (high - low - 1) // 4 * 4
-    taps = []
-    for k in range((high - low).max()):
-        inputs = np.minimum(low + k, n_in - 1)
-        weights = np.where(low + k < high, matrix[np.arange(n_out), inputs], _F32(0))
-        taps.append(_Tap(inputs, weights, k > grouped))
-    return tuple(taps)
-
-
-def _filter_in_order(
-    planes: Float32[np.ndarray, "3 y x"], n_out: int, axis: int
-) -> Float32[np.ndarray, "3 h w"]:
-    """Filters one axis, adding tap after tap as torch does.
-
-    The product of two float32 is exact in float64: a fused tap rounds its sum only.
-    """
-    total = np.zeros([n_out if i == axis else n for i, n in enumerate(planes.shape)], np.float32)
-    for tap in _taps(planes.shape[axis], n_out):
-        weights, fused = (a.reshape([-1 if i == axis else 1 for i in range(3)]) for a in tap[1:])
-        product = np.multiply(np.take(planes, tap.inputs, axis), weights, dtype=np.float64)
-        if not fused.all():
-            product = np.where(fused, product, product.astype(np.float32))
-        np.add(total, product, out=total, dtype=np.float64, casting="same_kind")
-    return total
-
-
 def stretch(frames: Frames, size: Size) -> UInt8[np.ndarray, "f h w 3"]:
     """Straight to `size`, aspect ratio not kept: antialiased bilinear, rounded.
 
@@ -161,12 +118,8 @@ def stretch_truncated(frames: Frames, size: Size) -> UInt8[np.ndarray, "f h w 3"
     """
     if frames.shape[1:3] == size:
         return frames
-    out = np.empty((len(frames), *size, 3), np.uint8)
-    for frame, pixels in zip(frames, out, strict=True):
-        planes = frame.transpose(2, 0, 1).astype(np.float32) / _F32(255)
-        planes = _filter_in_order(_filter_in_order(planes, size[1], axis=2), size[0], axis=1)
-        pixels[:] = (planes * _F32(255)).transpose(1, 2, 0)
-    return out
+    # Loaded where a recipe asks for it.
+    return importlib.import_module("cosmos_jax.data.transforms_in_order").stretch(frames, size)
 
 
 def cover(frames: Frames, size: Size) -> UInt8[np.ndarray, "f h w 3"]:

@@ -48,7 +48,9 @@ def encode(
 ) -> None:
     """Writes frames of one size one by one, as `write_video` does but in place, with a comment."""
     codec, pixels = ("libx264", "yuv420p") if crf else ("libx264rgb", "rgb24")
-    options = {"crf": str(crf), "preset": "medium"}
+    # Without it x264's assembly gives other bytes now and then, also on one machine.
+    exact = {"x264-params": "cpu-independent=1"}
+    options = {"crf": str(crf), "preset": "medium", **exact}
     with av.open(path, "w", format="mp4", options={"movflags": "+faststart"}) as container:
         container.metadata["comment"] = tag
         stream = cast(VideoStream, container.add_stream(codec, rate=fps, options=options))

@@ -1,32 +1,14 @@
-"""What the network is told: which latent frames are given, which text, and how text guides it.
+"""What the network is told: which latent frames are given, and which text.
 
-Counts of given frames come in two kinds. Users speak of pixel frames (0, 1, 5, ...), which
-`latent_frames` converts once, at the door; everything else here counts latent frames.
+Counts of given frames are latent frames here; users speak of pixel frames (0, 1, 5, ...), which
+`guiding.latent_frames` converts once, at the door.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
-
-
-def latent_frames(frames: int, temporal: int) -> int:
-    """Latent frames that hold exactly the first `frames` pixel frames.
-
-    That is 0 of 0, else 1 + (frames - 1) / temporal.
-
-    Raises:
-        ValueError: no number of latent frames holds exactly so many pixel frames.
-    """
-    if frames == 0:
-        return 0
-    if frames < 0 or (frames - 1) % temporal:
-        raise ValueError(
-            f"num_conditional_frames={frames}: a latent frame holds {temporal} pixel frames and "
-            f"the first one holds 1, so give 0, 1, {1 + temporal}, {1 + 2 * temporal}, ..."
-        )
-    return 1 + (frames - 1) // temporal
 
 
 def choose_counts(
@@ -58,23 +40,6 @@ def choose_counts(
     # The last edge is left out: rounding of the sum must not make a draw exceed every edge.
     edges = jnp.asarray(np.cumsum(weights)[:-1], jnp.float32)
     return jnp.asarray(counts)[jnp.searchsorted(edges, uniform, side="right")]
-
-
-def view_counts(counts: int | Sequence[int], v: int, t: int) -> Int[np.ndarray, "v"]:
-    """Explicit numbers of given latent frames: one for all views, or one for each view.
-
-    Raises:
-        ValueError: not one count per view, or a count outside 0..t.
-    """
-    per_view = [counts] * v if isinstance(counts, int) else list(counts)
-    if len(per_view) != v:
-        raise ValueError(
-            f"{len(per_view)} counts of conditional latent frames {per_view} for {v} views; give "
-            "one number, or one for each view"
-        )
-    if any(not 0 <= n <= t for n in per_view):
-        raise ValueError(f"conditional latent frames {per_view} do not all lie in 0..{t}")
-    return np.array(per_view, np.int32)
 
 
 def condition_mask(
@@ -111,15 +76,3 @@ def drop_text(
     """
     draws = uniform if per_view else uniform[:, :1]
     return jnp.where((draws >= rate)[:, :, None, None], text, nothing.astype(text.dtype))
-
-
-def guide(
-    cond: Float[Array, "b v t h w c"],
-    uncond: Float[Array, "b v t h w c"],
-    guidance: float | Float[Array, ""],
-) -> Float[Array, "b v t h w c"]:
-    """Classifier-free guidance in the form `cond + g (cond - uncond)`: g = 0 is no guidance.
-
-    Predict2.5 multiview publishes g of `uncond + g (cond - uncond)`; here that is g - 1.
-    """
-    return cond + guidance * (cond - uncond)

@@ -10,6 +10,7 @@ _src/predict2/tokenizers/wan2pt1.py.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -241,6 +242,25 @@ class Autoencoder(nn.Module):
         return self.decode(self.encode(x, first=False), first=False)
 
 
+def constrain_clips(x: jax.Array, rows: int, columns: int) -> jax.Array:
+    """States the placement of a codec's clips `n t y x c`, n = b v, which are coded one by one.
+
+    `context` splits the clips where their number divides, else the latent `rows`, else the latent
+    `columns`, never time. Where none divides, the devices of a context group all compute the same.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    choices = (sharding.AXES, sharding.BATCH, ("context",), ())
+    clips = next(c for c in choices if x.shape[0] % math.prod(mesh.shape[a] for a in c) == 0)
+    spec = sharding.P(clips or None)
+    if "context" not in clips and rows % mesh.shape["context"] == 0:
+        spec = sharding.P(clips or None, None, "context")
+    elif "context" not in clips and columns % mesh.shape["context"] == 0:
+        spec = sharding.P(clips or None, None, None, "context")
+    return jax.lax.with_sharding_constraint(x, spec)
+
+
 def stream(step: Step, x: Float[Array, "n t ..."], chunk: int) -> jax.Array:
     """Runs `step(cache, frames, first) -> (output, cache)` over the time axis of x.
 
@@ -363,7 +383,7 @@ class WanVAE:
     ) -> Float[Array, "b v t h w c"]:
         """Normalised latents of pixels in [-1, 1]; t = 1 + (f - 1) / temporal, h = y / spatial.
 
-        Views are encoded independently of each other; over devices, `sharding.constrain_clips`
+        Views are encoded independently of each other; over devices, `constrain_clips`
         splits them.
 
         Raises:
@@ -381,7 +401,7 @@ class WanVAE:
             )
         mean, inverse_std = self._statistics()
         clips = rearrange(video, "b v f y x c -> (b v) f y x c").astype(self.dtype)
-        clips = sharding.constrain_clips(clips, y // self.spatial, x // self.spatial)
+        clips = constrain_clips(clips, y // self.spatial, x // self.spatial)
         step = self._step(params, "encode")
         latents = (stream(step, clips, self.encode_chunk * self.temporal) - mean) * inverse_std
         return rearrange(latents, "(b v) t h w c -> b v t h w c", b=b).astype(video.dtype)
@@ -402,7 +422,7 @@ class WanVAE:
             )
         mean, inverse_std = self._statistics()
         clips = rearrange(latents, "b v t h w c -> (b v) t h w c").astype(self.dtype)
-        clips = sharding.constrain_clips(clips / inverse_std + mean, h, w)
+        clips = constrain_clips(clips / inverse_std + mean, h, w)
         video = stream(self._step(params, "decode"), clips, self.decode_chunk)
         return rearrange(video, "(b v) f y x c -> b v f y x c", b=b).astype(latents.dtype)
 

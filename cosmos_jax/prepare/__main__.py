@@ -5,6 +5,7 @@
     python -m cosmos_jax.prepare edges --root=DIR      edge control videos
     python -m cosmos_jax.prepare blur --root=DIR       blurred control videos
     python -m cosmos_jax.prepare text --config=FILE    captions as the text encoder's numbers
+    python -m cosmos_jax.prepare latents --config=FILE clips as the video codec's numbers
 
 Each command answers to --help, is safe to repeat, and goes on where it was stopped.
 """
@@ -17,7 +18,7 @@ from absl import flags
 from cosmos_jax import cli
 
 # Each is a module of this package with its own flags and `main(argv)`; one of them is imported.
-COMMANDS = ("check", "prompts", "edges", "blur", "text")
+COMMANDS = ("check", "prompts", "edges", "blur", "text", "latents")
 
 if __name__ == "__main__":
     if sys.argv[1:] in ([], ["--help"]):

@@ -49,7 +49,8 @@ def embed(values: Mapping[str, Any], overwrite: bool) -> None:
         # A device embeds one caption at a time, as in training, so that the numbers are the same.
         size = mesh.shape["data"] * mesh.shape["fsdp"]
         if todo:  # weights are read, and programs compiled, before an older cache is deleted
-            check_room(folder, len(todo), np.asarray(encode(todo[:1] * size))[0])
+            one = np.asarray(encode(todo[:1] * size))[0]
+            check_room(folder, len(todo), one.nbytes, "captions", "config.text.cache")
         cache = cache or text_cache.new_cache(folder, identity)
         with text_cache.Writer(cache) as writer:
             for caption, embedding in embedded(todo, size, encode):
@@ -76,19 +77,27 @@ def prepared(
     return captions, encode, build_text.identity(values, projection)
 
 
-def check_room(folder: Path, count: int, embedding: np.ndarray) -> None:
-    """Raises a ValueError where a disk has no room for so many embeddings like this one."""
+def check_room(folder: Path, count: int, nbytes: int, units: str, setting: str) -> None:
+    """Raises a ValueError where a disk has no room for so many units of so many bytes.
+
+    Args:
+        folder: on that disk; it need not be there yet.
+        count: how many.
+        nbytes: of each.
+        units: what they are.
+        setting: that names another folder.
+    """
     there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-    free, wanted = shutil.disk_usage(there).free, count * embedding.nbytes
+    free, wanted = shutil.disk_usage(there).free, count * nbytes
     print(
-        f"to embed {count} captions, {embedding.nbytes:,} bytes each ({embedding.dtype}): "
+        f"to write {count} {units}, {nbytes:,} bytes each: "
         f"{wanted / 2**30:.2f} GiB, and {free / 2**30:.1f} GiB are free",
         flush=True,
     )
     if wanted > free:
         raise ValueError(
-            f"{there} has {free / 2**30:.1f} GiB free and the embeddings take "
-            f"{wanted / 2**30:.1f} GiB; make room, or name another folder: config.text.cache"
+            f"{there} has {free / 2**30:.1f} GiB free and the {units} take "
+            f"{wanted / 2**30:.1f} GiB; make room, or name another folder: {setting}"
         )
 
 
