@@ -2,11 +2,14 @@
 
     python run_train.py --config=experiments/demo.py --workdir=runs/demo [--config.KEY=VALUE ...]
 
-The same command goes on from the newest checkpoint of the workdir.
+The same command goes on from the newest checkpoint of the workdir. With --plan it only says what
+the run would take, and whether it fits (docs/plan.md).
 """
 
 import contextlib
+import importlib
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -18,12 +21,30 @@ from cosmos_jax import cli, hosts
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "An experiment: experiments/NAME.py.")
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints, metrics, samples.")
+DETERMINISTIC = flags.DEFINE_bool(
+    "deterministic", False, "GPU kernels that give the same bits every time, where slower."
+)
+PLAN = cli.define_switch("plan", "What the run would take; or compile, to ask XLA.", "compile")
+PLANNED = (
+    flags.DEFINE_integer("plan_devices", None, "Devices to plan for.", lower_bound=1),
+    flags.DEFINE_float("plan_memory_gib", None, "Memory of each; an H200's.", lower_bound=1e-9),
+    flags.DEFINE_float("plan_tflops", None, "Model TFLOP/s of each; measured.", lower_bound=1e-9),
+)
+EXACT_KERNELS = "--xla_gpu_deterministic_ops=true"
 
 
 def main(argv: list[str]) -> None:
     """Checks the flags, then trains."""
     cli.no_arguments(argv)
     config = cli.read_config(CONFIG)
+    if PLAN.value != "false":
+        with cli.user_errors():
+            plan = importlib.import_module("cosmos_jax.plan")  # no part of a run
+            return plan.main(config, PLAN.value, *(flag.value for flag in PLANNED))
+    if idle := [flag.name for flag in PLANNED if flag.value is not None]:
+        cli.fail(f"--{idle[0]} belongs to --plan")
+    if DETERMINISTIC.value:  # read when jax starts
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EXACT_KERNELS}"
     with contextlib.ExitStack() as stack:
         with cli.user_errors():
             workdir = cli.job_folder(WORKDIR, config)
@@ -76,6 +97,7 @@ def train(config: Any, workdir: Path) -> None:
 
             watch.take()
             since, tokens, flops = first, 0.0, 0.0
+            skipped = metrics.Unsound(parts.trainer.skip_unsound)
             for step in range(first + 1, loop.steps + 1):
                 # ---- Step. While the devices work, the next batch is read and queued behind it.
                 consumed, views = position, batch.latents.shape[1]
@@ -92,7 +114,8 @@ def train(config: Any, workdir: Path) -> None:
                     loss = float(out["loss"])  # the encoding is queued behind it
                 with watch("encode"):
                     jax.block_until_ready(batch)
-                if not math.isfinite(loss):
+                skipped.count(step, bool(out.pop("unsound")), out)
+                if skipped.too_many or not (math.isfinite(loss) or skipped.allowed):
                     saver.wait()
                     cli.fail(stopped(step, loss, saver.latest_step()), cli.STOPPED)
                 saver.check()
@@ -104,7 +127,8 @@ def train(config: Any, workdir: Path) -> None:
                         watch.take(), step - since, tokens, flops, parts.mesh.size
                     )
                     since, tokens, flops = step, 0.0, 0.0
-                    writer.write(step, {**out, **speed, **stream.metrics(), **metrics.memory()})
+                    seen = {**stream.metrics(), **metrics.memory(), "unsound_steps": skipped.total}
+                    writer.write(step, {**out, **speed, **seen})
                 if parts.validation is not None and (step % loop.validation.every == 0 or last):
                     with watch("evaluation"):
                         scores = parts.validation(state)

@@ -14,7 +14,7 @@ import numpy as np
 from converters import rules
 from converters.rules import Rule, Table
 from converters.stored import Stored
-from cosmos_jax.models.layers import Adapter
+from cosmos_jax.models.adapters import Adapter
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

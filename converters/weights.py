@@ -18,7 +18,7 @@ from converters import adapters, hub, networks, rules
 from converters.networks import Network
 from converters.stored import BFLOAT16, Stored, cast, is_float, pieces
 from cosmos_jax import checkpoints
-from cosmos_jax.models.layers import Adapter
+from cosmos_jax.models.adapters import Adapter
 from cosmos_jax.types import Params
 
 ABOUT = "weights.json"

@@ -22,7 +22,6 @@ from cosmos_jax.data.layouts import DataConfig
 from cosmos_jax.loop import CheckpointConfig, LogConfig, Loop, PreviewConfig, ValidationConfig
 from cosmos_jax.models.attention import BACKENDS
 from cosmos_jax.models.dit import DiT, DiTConfig
-from cosmos_jax.models.layers import Adapter
 from cosmos_jax.train import Process, Trainer
 from cosmos_jax.types import Batch, TrainState
 
@@ -77,7 +76,9 @@ SECTIONS = (
 SETTINGS = (
     *("seed", "steps", "dtype", "attention", "remat", "trainable", "ema_rate"),
     *("init_from", "init_control", "canary", "offload_optimizer", "accumulate"),
+    *("unsound", "grad_limit"),
 )
+MAY_BE_NONE = ("canary", "grad_limit")
 FILES = {"codec": ("weights",), "text": ("weights", "cache"), "scene": ()}
 SYNTHETIC = "synthetic"  # the root of the data set that is rendered
 DCT_CODEC = "cosmos_jax.models.dct_codec:DCTCodec"
@@ -128,8 +129,14 @@ def check_config(config: Any) -> dict[str, Any]:
     check_keys(values, [*SECTIONS, *SETTINGS], "config")
     if missing := [name for name in [*SECTIONS, *SETTINGS] if name not in values]:
         raise ValueError(f"config.{missing[0]} is missing")
-    if unset := [name for name in SETTINGS if values[name] is None and name != "canary"]:
+    if unset := [name for name in SETTINGS if values[name] is None and name not in MAY_BE_NONE]:
         raise ValueError(f"config.{unset[0]} must not be None")
+    if values["unsound"] not in ("stop", "skip"):
+        raise ValueError(f"config.unsound={values['unsound']!r} must be stop or skip")
+    if values["grad_limit"] is not None and values["unsound"] == "stop":
+        raise ValueError(
+            'config.grad_limit needs config.unsound="skip"; config.optimizer.clip clips'
+        )
     if values["steps"] < 1:
         raise ValueError(f"config.steps={values['steps']} must be at least 1")
     return values
@@ -186,11 +193,11 @@ def network(values: Mapping[str, Any]) -> DiT:
     return DiT(config)
 
 
-def adapter(values: Mapping[str, Any]) -> Adapter | None:
-    """The adapter of the network's kernels; rank 0: none."""
-    section = values["adapter"]
+def adapter(values: Mapping[str, Any]) -> Any:
+    """The adapter of the network's kernels (`models.adapters.Adapter`); rank 0: None."""
+    section, kind = values["adapter"], load("cosmos_jax.models.adapters:Adapter", "config.adapter")
     off = "rank" in section and section["rank"] == 0
-    found = make(Adapter, {**section, "rank": 1} if off else section, "config.adapter")
+    found = make(kind, {**section, "rank": 1} if off else section, "config.adapter")
     return None if off else found
 
 
@@ -253,6 +260,8 @@ def trainer(values: Mapping[str, Any]) -> Trainer:
         seed=values["seed"],
         offload=values["offload_optimizer"],
         accumulate=values["accumulate"],
+        skip_unsound=values["unsound"] == "skip",
+        grad_limit=values["grad_limit"],
     )
 
 
@@ -415,6 +424,8 @@ def data(values: Mapping[str, Any], trainer: Trainer, folder: Path) -> pipeline.
             if network.control_blocks
             else "config.data.control: the network has no control branch; set it to None"
         )
+    if config.root.startswith("tfds://"):
+        config = load("cosmos_jax.build_tfds:located", "config.data.root")(config)
     if cache := config.latents_folder:
         cached = load("cosmos_jax.build_latents:dataset", "config.data.latents")
         found = cached(values, config, cache)

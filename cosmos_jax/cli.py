@@ -76,6 +76,12 @@ def _unknown_key(argv: Sequence[str], error: str) -> str:
     return f"unknown config key {flag}; {hint}"
 
 
+def define_switch(name: str, about: str, *choices: str) -> Any:
+    """Defines a flag that is "true" where it stands bare, else one of `choices`, or "false"."""
+    how: list[Any] = [flags.EnumParser(["true", "false", *choices]), flags.ArgumentSerializer()]
+    return flags.DEFINE_flag(flags.Flag(how[0], how[1], name, "false", about, boolean=True))
+
+
 def no_arguments(argv: Sequence[str]) -> None:
     """Fails where words are left that are not flags."""
     if len(argv) > 1:

@@ -65,6 +65,34 @@ class Stopwatch:
         return seconds
 
 
+PATIENCE = 20
+
+
+class Unsound:
+    """Counts steps whose loss or gradient was not sound (`train.Trainer`), and says each.
+
+    Attributes:
+        allowed: such steps are skipped, and the run goes on.
+        total: how many there were since the start.
+    """
+
+    def __init__(self, allowed: bool):
+        self.allowed, self.total, self._row = allowed, 0, 0
+
+    def count(self, step: int, unsound: bool, out: Mapping[str, Any]) -> None:
+        """Takes note of a step with these metrics."""
+        self.total, self._row = self.total + unsound, self._row + 1 if unsound else 0
+        if unsound and jax.process_index() == 0:
+            how = "skipped" if self.allowed else "not sound"
+            loss, norm = float(out["loss"]), float(out["grad_norm"])
+            print(f"step {step} {how}: loss {loss:.4g}, gradient norm {norm:.4g}", flush=True)
+
+    @property
+    def too_many(self) -> bool:
+        """Whether to give up."""
+        return self._row > PATIENCE
+
+
 def speed(
     seconds: Mapping[str, float],
     steps: int,

@@ -15,7 +15,7 @@ from jaxtyping import Array, Key
 
 from cosmos_jax import build, optim, train
 from cosmos_jax.build_weights import RANDOM, open_weights, place
-from cosmos_jax.models import dit, layers
+from cosmos_jax.models import adapters
 from cosmos_jax.models.dit import DiTConfig
 from cosmos_jax.train import Trainer
 from cosmos_jax.types import Params, TrainState, round_to
@@ -106,7 +106,7 @@ def grow(trainer: Trainer, inputs: dict[str, Any], params: Params, new: Params) 
     copies = bool(config.control_blocks) and "control" not in params
 
     def norms(kernel: Array) -> Array:
-        return layers.column_norms(round_to(kernel, config.dtype), config.dtype)
+        return adapters.column_norms(round_to(kernel, config.dtype), config.dtype)
 
     # What is not returned is not computed: the compiler drops the rest of the initial weights.
     @functools.partial(jax.jit, out_shardings={path: x.sharding for path, x in wanted.items()})
@@ -115,7 +115,7 @@ def grow(trainer: Trainer, inputs: dict[str, Any], params: Params, new: Params) 
         flat |= traverse_util.flatten_dict(params, sep="/")
         if copies:
             plain = {path: x for path, x in flat.items() if "/lora_" not in path}
-            copied = dit.control_from_trunk(traverse_util.unflatten_dict(plain, sep="/"))
+            copied = control_from_trunk(traverse_util.unflatten_dict(plain, sep="/"))
             flat |= traverse_util.flatten_dict(copied, sep="/")
         for path in wanted:
             if path.endswith("/lora_magnitude"):
@@ -125,3 +125,16 @@ def grow(trainer: Trainer, inputs: dict[str, Any], params: Params, new: Params) 
 
     key = jax.random.fold_in(jax.random.key(trainer.seed), train.INIT)
     return optim.merge(params, traverse_util.unflatten_dict(make(key, params), sep="/"))
+
+
+def control_from_trunk(params: Params) -> Params:
+    """Parameters whose control block i is a copy of trunk block i, whichever blocks it hints to.
+
+    So new control training starts in cosmos-transfer2.5 ("first_n" copy). The other parameters of
+    the control branch keep their values.
+    """
+    control = params["control"]
+    blocks = dict(control["blocks"])
+    count = jax.tree.leaves(blocks)[0].shape[0]
+    blocks |= jax.tree.map(lambda stacked: stacked[:count], params["blocks"])
+    return params | {"control": control | {"blocks": blocks}}

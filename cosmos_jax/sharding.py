@@ -35,8 +35,7 @@ PARAMETERS = (
 def make_mesh(data: int = 1, fsdp: int = 1, context: int = 1, devices: Sequence[Any] = ()) -> Mesh:
     """Makes the mesh; see `mesh_sizes`."""
     devices = list(devices) or jax.devices()
-    sizes = mesh_sizes(data, fsdp, context, len(devices))
-    grid = np.asarray(devices, dtype=object).reshape(sizes)
+    grid = np.asarray(devices, dtype=object).reshape(mesh_sizes(data, fsdp, context, len(devices)))
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 3)
 
 

@@ -60,6 +60,9 @@ class Trainer:
         ema_rate: width of the power-function average; 0 keeps none.
         seed: of all randomness of the run.
         offload: moments and EMA wait in host memory while the network computes.
+        skip_unsound: a step whose loss or gradient is not finite, or whose gradient's norm is above
+            `grad_limit`, changes nothing. Else what is not finite in a gradient counts as 0.
+        grad_limit: see `skip_unsound`; None: no limit.
         accumulate: in how many parts, one after the other, a batch is taken.
     """
 
@@ -71,6 +74,8 @@ class Trainer:
     ema_rate: float
     seed: int
     offload: bool = False
+    skip_unsound: bool = False
+    grad_limit: float | None = None
     accumulate: int = 1
 
     @property
@@ -237,16 +242,24 @@ class Trainer:
         changes it.
         """
         loss, grads = self.gradients(state, batch)
-        opt_state, ema = self._moved(sharding.on_device, state.opt_state, state.ema)
-        updates, opt_state = self.optimizer.update(grads, opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        norm = optax.tree.norm(grads)
+        sound = jnp.isfinite(loss) & jnp.isfinite(norm)
+        if self.grad_limit is not None:
+            sound &= norm <= self.grad_limit
+        moments, average = self._moved(sharding.on_device, state.opt_state, state.ema)
+        updates, opt_state = self.optimizer.update(grads, moments, state.params)
+        params, ema = optax.apply_updates(state.params, updates), average
         if ema is not None:
             ema = optim.ema_update(ema, params, state.step, self.ema_rate, self.dtype)
+        if self.skip_unsound:
+            old = state.params, moments, average
+            params, opt_state, ema = _chosen(sound, (params, opt_state, ema), old)
         opt_state, ema = self._moved(sharding.on_host, opt_state, ema)
         metrics = {
             "loss": loss,
-            "grad_norm": optax.tree.norm(grads),
+            "grad_norm": norm,
             "lr": jnp.asarray(self.learning_rate(state.step), jnp.float32),
+            "unsound": 1 - sound.astype(jnp.float32),
         }
         new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
         return new, metrics
@@ -277,6 +290,11 @@ def _part(batch: Batch, j: Int[Array, ""], n: int) -> Batch:
         return sharding.constrain(rows, letters)
 
     return jax.tree.map(take, batch)
+
+
+def _chosen(sound: Array, new: Any, old: Any) -> Any:
+    """`new` where a step is sound, else `old`; counters count on."""
+    return jax.tree.map(lambda a, b: jnp.where(sound, a, b) if a.ndim else a, new, old)
 
 
 def _like_params(tree: Params) -> Params:

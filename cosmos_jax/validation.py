@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Int
 
 from cosmos_jax import sharding
-from cosmos_jax.data import pipeline
+from cosmos_jax.data import held_out, pipeline
 from cosmos_jax.diffusion import flow
 from cosmos_jax.encode import Encoder
 from cosmos_jax.loop import Loop, ValidationConfig
@@ -46,11 +46,11 @@ def read_clips(
     clips, half of them further on; where it holds a single clip, there are no others.
 
     Raises:
-        ValueError: see `pipeline.validation_iterator`; or no other clip is there.
+        ValueError: see `held_out.validation_iterator`; or no other clip is there.
     """
 
     def read(clips: pipeline.Clips) -> list[Clip]:
-        iterator = pipeline.validation_iterator(clips, config.clips, rows)
+        iterator = held_out.validation_iterator(clips, config.clips, rows)
         try:
             return [next(iterator) for _ in range(config.clips // clips.config.batch_size)]
         finally:

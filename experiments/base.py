@@ -37,6 +37,10 @@ def get_config() -> ConfigDict:
     config.init_control = "source"
     # Pretrained weights are taken for missing above this loss / baseline; None: not looked at.
     config.canary = 0.8
+    # A loss that is not finite: stop the run, or skip the step and count it. With "skip" so is a
+    # gradient that is not finite (else its bad entries are 0, as published) or above grad_limit.
+    config.unsound = "stop"
+    config.grad_limit = placeholder(float)
     config.ema_rate = 0.1  # width of the power-function average of the weights; 0 keeps none
 
     config.mesh = ConfigDict({"data": 1, "fsdp": 1, "context": 1})  # one may be -1: what is left

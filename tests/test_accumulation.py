@@ -10,12 +10,12 @@ import tiny
 from test_train import place
 
 from cosmos_jax import build, sharding
-from cosmos_jax.models import layers
+from cosmos_jax.models import adapters
 from cosmos_jax.models.dit import DiT
 from experiments import demo
 
 ONE, EIGHT = dict(data=1, fsdp=1, context=1), dict(data=2, fsdp=2, context=2)
-ADAPTER = layers.Adapter(2, 4.0, r"blocks/(self_attn/(q|out)|mlp/\w+)", dropout=0.4, dora=True)
+ADAPTER = adapters.Adapter(2, 4.0, r"blocks/(self_attn/(q|out)|mlp/\w+)", dropout=0.4, dora=True)
 
 
 BASE = dict(blocks=1, control_blocks=(), control_channels=0, hint_widths=())

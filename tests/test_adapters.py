@@ -15,11 +15,12 @@ from flax import traverse_util
 from converters import adapters, safetensors_files, weights
 from cosmos_jax import build, build_weights, checkpoints, optim, pretrained, sharding
 from cosmos_jax.models import attention, layers
+from cosmos_jax.models.adapters import Adapter, dropout
 from cosmos_jax.models.dit import DiT
 from experiments import base, demo
 
 TARGETS = base.get_config().adapter.targets
-LORA = layers.Adapter(2, 3.0, TARGETS)
+LORA = Adapter(2, 3.0, TARGETS)
 DORA = dataclasses.replace(LORA, dora=True)
 KINDS = pytest.mark.parametrize("adapter", [LORA, DORA], ids=["lora", "dora"])
 
@@ -106,10 +107,10 @@ def test_a_column_of_zeros_is_not_divided_by():
 @pytest.mark.core
 def test_dropout_drops_by_sample():
     x, key = jnp.ones((3, 100, 40)), jax.random.key(0)
-    dropped = np.asarray(layers.dropout(x, 0.25, key, jnp.array([5, 6, 7])))
+    dropped = np.asarray(dropout(x, 0.25, key, jnp.array([5, 6, 7])))
     assert set(np.unique(dropped)) == {0, np.float32(1 / 0.75)}
     np.testing.assert_allclose((dropped == 0).mean((1, 2)), 0.25, atol=0.03)
-    other = np.asarray(layers.dropout(x[:2], 0.25, key, jnp.array([7, 5])))
+    other = np.asarray(dropout(x[:2], 0.25, key, jnp.array([7, 5])))
     np.testing.assert_array_equal(other, dropped[[2, 0]])
 
 

@@ -120,7 +120,7 @@ def test_every_recipe_builds_at_its_full_size(name):
     build_sample.sample_config(values)
     assert count(sizes.state.params) > 0
     assert jax.tree.map(lambda x: x.shape, after) == jax.tree.map(lambda x: x.shape, sizes.state)
-    assert metrics.keys() == {"loss", "grad_norm", "lr"}
+    assert metrics.keys() == {"loss", "grad_norm", "lr", "unsound"}
 
 
 def test_the_robotics_recipe_trains_the_control_branch_of_the_published_network():

@@ -12,7 +12,7 @@ from clips_on_disk import CAMERAS, SIZE, frames_of, write_clips
 
 from converters.parity_checks import datasets
 from converters.parity_checks.golden import Golden, Options
-from cosmos_jax.data import layouts, pipeline, video
+from cosmos_jax.data import held_out, layouts, pipeline, video
 
 GOLDENS = Path(__file__).parent / "goldens"
 COUNTS = (10, 11, 12, 13)  # frames of the episodes; the last is for validation
@@ -317,7 +317,7 @@ def test_waiting_is_measured(clips_root):
 class TestValidation:
     def test_is_the_same_every_time_and_spread_out(self, clips_root):
         clips = pipeline.open_dataset(config(clips_root, validation_fraction=None)).validation
-        read = [contents(pipeline.validation_iterator(clips, 8, range(4))) for _ in range(2)]
+        read = [contents(held_out.validation_iterator(clips, 8, range(4))) for _ in range(2)]
         assert read[0] == read[1]
         assert sorted(read[0]) == list(range(8))
         names = [read[0][i][0] for i in range(8)]
@@ -326,14 +326,14 @@ class TestValidation:
 
     def test_rows_are_split_as_in_training(self, clips_root):
         clips = pipeline.open_dataset(config(clips_root, validation_fraction=None)).validation
-        whole = contents(pipeline.validation_iterator(clips, 8, range(4)))
-        parts = [contents(pipeline.validation_iterator(clips, 8, r)) for r in ([0, 3], [1, 2])]
+        whole = contents(held_out.validation_iterator(clips, 8, range(4)))
+        parts = [contents(held_out.validation_iterator(clips, 8, r)) for r in ([0, 3], [1, 2])]
         assert parts[0] | parts[1] == whole
 
     def test_random_starts_make_several_clips_of_a_window(self, clips_root):
         random = config(clips_root, validation_fraction=None, starts="random", num_frames=3)
         clips = pipeline.open_dataset(random).validation
-        read = [contents(pipeline.validation_iterator(clips, 8, range(4))) for _ in range(2)]
+        read = [contents(held_out.validation_iterator(clips, 8, range(4))) for _ in range(2)]
         assert read[0] == read[1]
         names = [read[0][i][0] for i in range(8)]
         assert [name[:4] for name in names] == [f"ep_{i // 2}" for i in range(8)]
@@ -342,9 +342,9 @@ class TestValidation:
     def test_counts_that_do_not_fit(self, clips_root):
         clips = pipeline.open_dataset(config(clips_root)).validation
         with pytest.raises(ValueError, match="6 validation clips are not a multiple of"):
-            pipeline.validation_iterator(clips, 6, range(4))
+            held_out.validation_iterator(clips, 6, range(4))
         with pytest.raises(ValueError, match=r"8 clips are wanted .* holds 5"):
-            pipeline.validation_iterator(clips, 8, range(4))
+            held_out.validation_iterator(clips, 8, range(4))
 
 
 # Fewer views than there are.
@@ -434,7 +434,7 @@ def test_the_number_of_views_is_uniform_over_the_range(clips_root):
 def test_validation_sees_all_views(clips_root):
     data = pipeline.open_dataset(config(clips_root, views=(1, 2), validation_fraction=None))
     for clips in (data.validation, data.train):
-        (batch,) = pipeline.validation_iterator(clips, 4, range(4))
+        (batch,) = held_out.validation_iterator(clips, 4, range(4))
         assert batch.view_ids.tolist() == [[0, 1, 2]] * 4
     assert data.train.clip(0).view_ids.tolist() == [0, 1, 2]
 
@@ -455,7 +455,7 @@ def test_only_the_first_episodes_are_read(clips_root):
     assert [e.name for e in data.train.episodes] == ["ep_0"]
     assert data.captions == ["", "Words 0."]
     seen = take(pipeline.train_iterator(data.train, 0, [0]), 3)
-    held = next(pipeline.validation_iterator(data.validation, 1, [0]))
+    held = next(held_out.validation_iterator(data.validation, 1, [0]))
     assert {batch.video.tobytes() for batch in seen} == {held.video.tobytes()}
 
 

@@ -15,7 +15,8 @@ from converters.parity_checks import networks
 from converters.parity_checks.golden import Golden, Options
 from cosmos_jax import sharding
 from cosmos_jax.models import layers, rope
-from cosmos_jax.models.dit import DiT, DiTConfig, control_from_trunk
+from cosmos_jax.models.dit import DiT, DiTConfig
+from cosmos_jax.pretrained import control_from_trunk
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
 NETS = ["net_lvg", "net_mv", "net_control", "net_cross_control"]

@@ -72,6 +72,22 @@ def test_stopwatch_counts_a_part_that_fails_and_knows_its_parts():
 
 
 @pytest.mark.core
+def test_unsound_steps_are_counted_and_said(capsys):
+    steps = metrics.Unsound(allowed=True)
+    out = {"loss": jnp.float32("nan"), "grad_norm": 3.0}
+    for step in range(1, metrics.PATIENCE + 1):
+        steps.count(step, True, out)
+    assert steps.total == metrics.PATIENCE and not steps.too_many
+    assert "step 1 skipped: loss nan, gradient norm 3" in capsys.readouterr().out
+    steps.count(21, False, out)
+    steps.count(22, True, out)
+    assert steps.total == metrics.PATIENCE + 1 and not steps.too_many
+    for step in range(23, 23 + metrics.PATIENCE):
+        steps.count(step, True, out)
+    assert steps.too_many
+
+
+@pytest.mark.core
 def test_speed_counts_training_and_not_what_comes_between():
     seconds = {"data_wait": 1.0, "encode": 2.0, "step": 7.0, "checkpoint": 50.0, "evaluation": 90.0}
     got = metrics.speed(seconds, steps=5, tokens=5000, flops=20e12, devices=2)

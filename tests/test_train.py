@@ -165,6 +165,31 @@ def test_moments_and_averages_in_host_memory_give_the_same_bits(tmp_path):
         assert {x.sharding.memory_kind for x in jax.tree.leaves(tree.params)} == {"device"}
 
 
+@pytest.mark.core
+@pytest.mark.parametrize("bad", ["latents", "limit", None])
+def test_a_step_that_is_not_sound_changes_nothing(bad):
+    limit = 1e-6 if bad == "limit" else None
+    trainer = dataclasses.replace(tiny.trainer(".*"), skip_unsound=True, grad_limit=limit)
+    mesh = mesh_of(ONE)
+    batch = tiny.batch(range(2))
+    if bad == "latents":
+        batch = batch.replace(latents=batch.latents.at[0, 0, 0, 0, 0, 0].set(jnp.nan))
+    with jax.set_mesh(mesh):
+        before = trainer.init_state(tiny.INPUTS, mesh)
+        held = arrays((before.params, before.ema))
+        after, out = trainer.jit_step()(before, batch)
+    same = [
+        np.array_equal(a, b) for a, b in zip(arrays((after.params, after.ema)), held, strict=True)
+    ]
+    moments = [np.abs(x).max() for x in arrays(after.opt_state) if x.ndim]
+    assert float(out["unsound"]) == (bad is not None)
+    assert int(after.step) == 1
+    if bad:
+        assert all(same) and max(moments) == 0
+    else:
+        assert not all(same) and max(moments) > 0
+
+
 def test_the_average_follows_the_weights_as_the_published_rule_says():
     trainer, mesh = tiny.trainer(".*"), mesh_of(ONE)
     with jax.set_mesh(mesh):

@@ -205,15 +205,15 @@ def test_statistics_are_rounded_to_the_compute_dtype(small_params):
 
 
 @pytest.mark.parametrize(
-    "method, mesh, shape, split",
+    "method, mesh, shape, split, own",
     [
-        ("encode", {"context": 8}, (1, 8, 5, 8, 8, 3), 1),  # views
-        ("encode", {"data": 2, "context": 4}, (2, 3, 5, 16, 8, 3), 3),  # rows
-        ("decode", {"data": 2, "context": 4}, (2, 3, 2, 4, 2, 3), 3),
-        ("decode", {"context": 8}, (1, 3, 2, 2, 8, 3), 4),  # columns
+        ("encode", {"context": 8}, (1, 8, 5, 8, 8, 3), 1, 1),  # views
+        ("encode", {"data": 2, "context": 4}, (2, 3, 5, 16, 8, 3), 3, 3),  # rows
+        ("decode", {"data": 2, "context": 4}, (2, 3, 2, 4, 2, 3), 3, 3),
+        ("decode", {"context": 8}, (1, 3, 2, 2, 8, 3), 4, 3),  # columns
     ],
 )
-def test_sharded_equals_single(small_params, method, mesh, shape, split):
+def test_sharded_equals_single(small_params, method, mesh, shape, split, own):
     coded, x = jax.jit(getattr(SMALL, method)), clips(shape)
     single = coded.lower(small_params, x).compile()
     devices = sharding.make_mesh(**mesh)
@@ -225,8 +225,19 @@ def test_sharded_equals_single(small_params, method, mesh, shape, split):
         ours = spread(*placed)
     assert largest_error(ours, single(small_params, x)) < 2e-5
     assert ours.sharding.spec[split] == "context"
-    share = spread.cost_analysis()["flops"] / single.cost_analysis()["flops"]
-    assert share < 1.2 / devices.size
+    # XLA counts a loop's body once: one of a device's `own` clips, one of all of them.
+    flops = [program.cost_analysis()["flops"] for program in (spread, single)]
+    assert own * flops[0] < 1.2 * shape[0] * shape[1] * flops[1] / devices.size
+
+
+def test_memory_is_that_of_one_clip(small_params):
+    def temporary(views):
+        x = jax.ShapeDtypeStruct((1, views, 5, 32, 32, 3), jnp.float32)
+        program = jax.jit(SMALL.encode).lower(small_params, x).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    clip = 5 * 32 * 32 * 3 * 4
+    assert temporary(6) < temporary(2) + 3 * 4 * clip
 
 
 def test_nothing_divides_computes_the_same_everywhere(small_params):

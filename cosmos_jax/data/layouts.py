@@ -67,7 +67,8 @@ class DataConfig:
     """What is read, how clips are cut from it, and by how many readers.
 
     Attributes:
-        root: folder of the data set (see above).
+        root: folder of the data set (see above), or of latents; or latents in TFDS:
+            "tfds://NAME[:VERSION]".
         num_frames: frames of a clip.
         size: (rows, columns) of a clip.
         batch_size: samples of one step, over all hosts.
@@ -198,10 +199,12 @@ class DataConfig:
     @property
     def latents_folder(self) -> Path | None:
         """The folder of latents to read, or None."""
-        if self.latents == "auto":
-            folder = Path(self.root) / "latents"
-            return folder if folder.is_dir() else None
-        return None if self.latents is None else Path(self.latents)
+        if self.latents != "auto":
+            return None if self.latents is None else Path(self.latents)
+        if (Path(self.root) / "dataset_info.json").is_file():  # of TFDS, as in such a folder
+            return Path(self.root)
+        folder = Path(self.root) / "latents"
+        return folder if folder.is_dir() else None
 
 
 class BadDataError(ValueError):

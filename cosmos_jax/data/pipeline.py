@@ -211,17 +211,6 @@ def shuffled_windows(windows: int, seed: int) -> grain.MapDataset:
     return grain.MapDataset.range(windows).seed(seed).shuffle().repeat()
 
 
-def spread_windows(windows: int, count: int, repeat: bool = False) -> grain.MapDataset:
-    """`count` windows in fixed order, evenly spread over all.
-
-    Raises:
-        ValueError: more are wanted than there are, and none may come again.
-    """
-    if count > windows and not repeat:
-        raise ValueError(f"{count} clips are wanted for validation and the split holds {windows}")
-    return grain.MapDataset.source([i * windows // count for i in range(count)])
-
-
 @dataclasses.dataclass(frozen=True)
 class _Rows:
     """Grain source: this host's samples. Element j is row j % r of step j // r, r rows a step."""
@@ -390,19 +379,3 @@ def train_iterator(
     """
     order = shuffled_windows(len(clips), seed)
     return ClipIterator(clips, order, seed, rows, start, state)
-
-
-def validation_iterator(clips: Clips, count: int, rows: Sequence[int]) -> ClipIterator:
-    """The same `count` clips in the same order at every call, spread over the split, of all views.
-
-    Raises:
-        ValueError: `count` is not a multiple of the batch, or more than the split holds.
-    """
-    if count % clips.config.batch_size:
-        raise ValueError(
-            f"{count} validation clips are not a multiple of data.batch_size="
-            f"{clips.config.batch_size}"
-        )
-    whole = dataclasses.replace(clips, config=dataclasses.replace(clips.config, views=None))
-    several = clips.config.starts == "random"  # a window is another clip at another index
-    return ClipIterator(whole, spread_windows(len(clips), count, several), 0, rows, 0)

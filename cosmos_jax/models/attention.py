@@ -278,7 +278,7 @@ class Attention(nn.Module):
     source_axes: str
     dtypes: layers.Dtypes
     out_init: layers.Initializer = layers.fan_in_normal
-    adapter: layers.Adapter | None = None
+    adapter: Any = None
 
     @nn.compact
     def __call__(

@@ -59,7 +59,7 @@ class DiTConfig:
         remat: what a block keeps for its backward pass, a key of `attention.REMAT`.
         attention: backend of self- and cross-view attention, one of `attention.BACKENDS`.
         text_attention: backend of attention to the text.
-        adapter: added to kernels of attention and MLPs, or None.
+        adapter: `models.adapters.Adapter`, added to kernels of attention and MLPs, or None.
 
     Raises:
         ValueError: fields that contradict each other.
@@ -93,7 +93,7 @@ class DiTConfig:
     remat: str = "attention"
     attention: str = "xla"
     text_attention: str = "xla"
-    adapter: layers.Adapter | None = None
+    adapter: Any = None
 
     def __post_init__(self) -> None:
         blocks, backends = self.control_blocks, (self.attention, self.text_attention)
@@ -324,19 +324,6 @@ class Final(nn.Module):
         x, scale, shift = layers.together(x, scale, shift)
         y = layers.affine_norm(x.astype(jnp.float32), 1 + scale, shift)
         return layers.Linear(c.patch**2 * c.channels, GRID, c.dtypes, name="out")(y)
-
-
-def control_from_trunk(params: Params) -> Params:
-    """Parameters whose control block i is a copy of trunk block i, whichever blocks it hints to.
-
-    So new control training starts in cosmos-transfer2.5 ("first_n" copy). The other parameters of
-    the control branch keep their values.
-    """
-    control = params["control"]
-    blocks = dict(control["blocks"])
-    count = jax.tree.leaves(blocks)[0].shape[0]
-    blocks |= jax.tree.map(lambda stacked: stacked[:count], params["blocks"])
-    return params | {"control": control | {"blocks": blocks}}
 
 
 def text_projection(config: DiTConfig) -> layers.Linear:

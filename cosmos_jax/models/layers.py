@@ -8,7 +8,6 @@ Elementwise float32 maths between bfloat16 arrays is wrapped in `jax.checkpoint`
 starts again from the bfloat16 input, and no float32 copy of an activation is stored.
 """
 
-import dataclasses
 import functools
 import re
 import string
@@ -20,7 +19,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
 from cosmos_jax import sharding
 from cosmos_jax.types import round_to
@@ -65,7 +64,8 @@ def weight(
     return value if value.dtype == dtype else round_to(value, dtype).astype(dtype)
 
 
-def _product(x: Array, kernel: Array) -> Array:
+def product(x: Float[Array, "*axes i"], kernel: Float[Array, "i o"]) -> Float[Array, "*axes o"]:
+    """`x @ kernel`, a true float32 product where x is float32."""
     precision = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
     return jnp.dot(x, kernel, precision=precision)
 
@@ -79,7 +79,7 @@ def gated_product(
     With G = x' dy, which the gradient of the kernel takes anyway, the gradient of the gate is the
     sum of kernel * G over the inputs. So rematerialisation leaves the product out.
     """
-    return gate * _product(x, kernel)
+    return gate * product(x, kernel)
 
 
 def _gated_forward(x: Array, kernel: Array, gate: Array) -> tuple[Array, tuple]:
@@ -102,51 +102,10 @@ def _gated_backward(kept: tuple, dy: Array) -> tuple[Array, Array, Array]:
     gates = gate.reshape(*(gate.shape[i] for i in own), 1, gate.shape[-1])
     dkernel = (outer * gates).sum(tuple(range(len(own)))).astype(kernel.dtype)
     dgate = (outer * kernel).sum(-2).reshape(gate.shape).astype(gate.dtype)
-    return _product(gate * dy, kernel.T), dkernel, dgate
+    return product(gate * dy, kernel.T), dkernel, dgate
 
 
 gated_product.defvjp(_gated_forward, _gated_backward)
-
-
-@dataclasses.dataclass(frozen=True)
-class Adapter:
-    """Low-rank additions to kernels: LoRA (arXiv:2106.09685), or DoRA (arXiv:2402.09353).
-
-    Attributes:
-        rank: inner size of the added product.
-        alpha: the product is multiplied by alpha / rank.
-        targets: regex that fits the whole path of a layer in attention or an MLP, as in
-            "blocks/self_attn/q".
-        dropout: rate at which inputs of the added product are zeroed in training.
-        dora: the length of every column of the sum is a parameter of its own.
-
-    Raises:
-        ValueError: a number out of range, or targets that are not a regex.
-    """
-
-    rank: int
-    alpha: float
-    targets: str
-    dropout: float = 0.0
-    dora: bool = False
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or self.alpha <= 0:
-            raise ValueError(f"adapter: rank={self.rank} and alpha={self.alpha} must be positive")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"adapter: dropout={self.dropout} must lie in [0, 1)")
-        try:
-            re.compile(self.targets)
-        except re.error as error:
-            raise ValueError(f"adapter: targets {self.targets!r} is not a regex: {error}") from None
-
-
-def column_norms(kernel: Float[Array, "*n i o"], dtype: Any) -> Float[Array, "*n o"]:
-    """The length of every column, float32 rounded to `dtype`.
-
-    What DoRA divides is rounded alike above and below, so that a fresh adapter scales by 1.
-    """
-    return round_to(jnp.linalg.norm(kernel.astype(jnp.float32), axis=-2), dtype)
 
 
 class Linear(nn.Module):
@@ -160,7 +119,8 @@ class Linear(nn.Module):
         axes: letters of the result's axes, as in "b v t h w d".
         dtypes: of activations and of new parameters.
         use_bias: adds a bias.
-        adapter: is added to the kernel, where its targets fit this layer; only without bias.
+        adapter: `models.adapters.Adapter`, added to the kernel where its targets fit this layer, or
+            None; only without bias.
     """
 
     features: int
@@ -169,7 +129,7 @@ class Linear(nn.Module):
     use_bias: bool = False
     kernel_init: Initializer = fan_in_normal
     bias_init: Initializer = ZEROS
-    adapter: Adapter | None = None
+    adapter: Any = None
 
     @nn.compact
     def __call__(
@@ -186,62 +146,15 @@ class Linear(nn.Module):
         kernel = weight(self, "kernel", self.kernel_init, shape, self.dtypes)
         kernel = sharding.gather(kernel).astype(x.dtype)
         if self.adapter and re.fullmatch(self.adapter.targets, "/".join(self.path)):
-            y = self._adapted(self.adapter, x, kernel, gate, index)
+            y = self.adapter(self, x, kernel, gate, index)
         else:
-            y = _product(x, kernel) if gate is None else gated_product(x, kernel, gate)
+            y = product(x, kernel) if gate is None else gated_product(x, kernel, gate)
             if gate is not None and self.is_mutable_collection("intermediates"):
-                self.sow("intermediates", "ungated", _product(x, kernel))
+                self.sow("intermediates", "ungated", product(x, kernel))
         if self.use_bias:
             bias = weight(self, "bias", self.bias_init, shape[1:], self.dtypes)
             y = y + bias.astype(x.dtype)
         return sharding.constrain(y, self.axes)
-
-    def _adapted(
-        self, adapter: Adapter, x: Array, kernel: Array, gate: Array | None, index: Array | None
-    ) -> Array:
-        """The product with kernel + scale down up, whose columns DoRA gives lengths of their own.
-
-        New parameters are PEFT's: uniform in +-1/sqrt(fan in), zeros, and the kernel's norms. Only
-        what enters the low-rank product is dropped, in DoRA too.
-        """
-        (i, o), r, dtype = kernel.shape, adapter.rank, self.dtypes.compute
-        down = weight(self, "lora_down", uniform(i**-0.5), (i, r), self.dtypes)
-        up = weight(self, "lora_up", ZEROS, (r, o), self.dtypes)
-        down, up = (sharding.gather(part).astype(x.dtype) for part in (down, up))
-        scale = adapter.alpha / r
-        if adapter.dora:
-
-            def norms(key: Any, shape: tuple[int, ...], param: Any) -> Array:
-                return column_norms(kernel, dtype).astype(param)
-
-            magnitude = weight(self, "lora_magnitude", norms, (o,), self.dtypes)
-            whole = kernel.astype(jnp.float32)
-            whole += scale * _product(down.astype(jnp.float32), up.astype(jnp.float32))
-            # Section 4.3 of the paper: to the gradient, the norm of the sum is a constant.
-            norm = column_norms(jax.lax.stop_gradient(whole), dtype)
-            norm = jnp.where(norm > 0, norm, 1)
-            lengths = (magnitude.astype(jnp.float32) / norm).astype(x.dtype)
-            lengths = lengths.reshape((1,) * (x.ndim - 1) + (o,))
-            gate = lengths if gate is None else gate * lengths
-        kept = x if index is None else dropout(x, adapter.dropout, self.make_rng("dropout"), index)
-        low = scale * _product(kept, down)
-        if gate is None:
-            return _product(x, kernel) + _product(low, up)
-        return gated_product(x, kernel, gate) + gated_product(low, up, gate)
-
-
-def dropout(
-    x: Float[Array, "b *axes"], rate: float, key: Key[Array, ""], index: Int[Array, "b"]
-) -> Float[Array, "b *axes"]:
-    """Zeroes entries of x at a rate, and divides the others by 1 - rate.
-
-    What becomes of a sample depends on `key` and its global index, not on its place or the mesh.
-    """
-
-    def keep(i: Array) -> Array:
-        return jax.random.bernoulli(jax.random.fold_in(key, i), 1 - rate, x.shape[1:])
-
-    return jnp.where(jax.vmap(keep)(index), x / (1 - rate), 0)
 
 
 class Embed(nn.Module):
@@ -389,7 +302,7 @@ class Mlp(nn.Module):
     hidden: int
     axes: str
     dtypes: Dtypes
-    adapter: Adapter | None = None
+    adapter: Any = None
 
     @nn.compact
     def __call__(

@@ -242,6 +242,15 @@ class Autoencoder(nn.Module):
         return self.decode(self.encode(x, first=False), first=False)
 
 
+def _axes(clips: int) -> tuple[str, ...]:
+    """The mesh axes that a number of clips is split over; () without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    choices = (sharding.AXES, sharding.BATCH, ("context",), ())
+    if mesh.empty:
+        return ()
+    return next(c for c in choices if clips % math.prod(mesh.shape[a] for a in c) == 0)
+
+
 def constrain_clips(x: jax.Array, rows: int, columns: int) -> jax.Array:
     """States the placement of a codec's clips `n t y x c`, n = b v, which are coded one by one.
 
@@ -251,14 +260,23 @@ def constrain_clips(x: jax.Array, rows: int, columns: int) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    choices = (sharding.AXES, sharding.BATCH, ("context",), ())
-    clips = next(c for c in choices if x.shape[0] % math.prod(mesh.shape[a] for a in c) == 0)
+    clips = _axes(len(x))
     spec = sharding.P(clips or None)
     if "context" not in clips and rows % mesh.shape["context"] == 0:
         spec = sharding.P(clips or None, None, "context")
     elif "context" not in clips and columns % mesh.shape["context"] == 0:
         spec = sharding.P(clips or None, None, None, "context")
     return jax.lax.with_sharding_constraint(x, spec)
+
+
+def one_by_one(code: Callable[[jax.Array], jax.Array], clips: jax.Array) -> jax.Array:
+    """Codes clips `n ...`, on every device one after the other: the memory is that of one clip."""
+    axes = _axes(len(clips))
+    ways = math.prod(jax.sharding.get_abstract_mesh().shape[axis] for axis in axes)
+    if len(clips) == ways:
+        return code(clips)
+    groups = rearrange(clips, "(w m) ... -> m w ...", w=ways)  # a device's own, one in each group
+    return rearrange(lax.map(code, groups), "m w ... -> (w m) ...")
 
 
 def stream(step: Step, x: Float[Array, "n t ..."], chunk: int) -> jax.Array:
@@ -383,8 +401,8 @@ class WanVAE:
     ) -> Float[Array, "b v t h w c"]:
         """Normalised latents of pixels in [-1, 1]; t = 1 + (f - 1) / temporal, h = y / spatial.
 
-        Views are encoded independently of each other; over devices, `constrain_clips`
-        splits them.
+        Views are encoded independently of each other: over devices `constrain_clips` splits them,
+        and each device takes one after the other.
 
         Raises:
             ValueError: f - 1 is no multiple of `temporal`, or y or x none of `spatial`.
@@ -401,9 +419,14 @@ class WanVAE:
             )
         mean, inverse_std = self._statistics()
         clips = rearrange(video, "b v f y x c -> (b v) f y x c").astype(self.dtype)
-        clips = constrain_clips(clips, y // self.spatial, x // self.spatial)
         step = self._step(params, "encode")
-        latents = (stream(step, clips, self.encode_chunk * self.temporal) - mean) * inverse_std
+
+        def code(clips: jax.Array) -> jax.Array:
+            clips = constrain_clips(clips, y // self.spatial, x // self.spatial)
+            latents = stream(step, clips, self.encode_chunk * self.temporal)
+            return (latents - mean) * inverse_std
+
+        latents = one_by_one(code, clips)
         return rearrange(latents, "(b v) t h w c -> b v t h w c", b=b).astype(video.dtype)
 
     def decode(
@@ -422,8 +445,14 @@ class WanVAE:
             )
         mean, inverse_std = self._statistics()
         clips = rearrange(latents, "b v t h w c -> (b v) t h w c").astype(self.dtype)
-        clips = constrain_clips(clips / inverse_std + mean, h, w)
-        video = stream(self._step(params, "decode"), clips, self.decode_chunk)
+        step = self._step(params, "decode")
+
+        def code(clips: jax.Array) -> jax.Array:
+            return stream(
+                step, constrain_clips(clips / inverse_std + mean, h, w), self.decode_chunk
+            )
+
+        video = one_by_one(code, clips)
         return rearrange(video, "(b v) f y x c -> b v f y x c", b=b).astype(latents.dtype)
 
     def _statistics(self) -> tuple[jax.Array, jax.Array]:

@@ -31,6 +31,8 @@ def embed(values: Mapping[str, Any], overwrite: bool) -> None:
             "--root is missing: the clips of config.data.root='synthetic' lie in "
             "WORKDIR/synthetic of a run"
         )
+    if root.startswith("tfds://") and values["text"]["cache"] == "auto":
+        raise ValueError(f"{root} is no folder to keep embeddings in: name one, config.text.cache")
     folder = build_text.cache_folder(values, root)
     if folder is None:
         raise ValueError("config.text.cache=None: no run would read a cache; leave it at auto")
@@ -65,6 +67,8 @@ def prepared(
     """The captions, what embeds them, and the identity of a cache with these embeddings."""
     trainer = build.trainer(values)
     sizes = build.sizes(values, mesh, trainer)
+    if (Path(values["data"]["root"]) / "videos").is_dir():  # then latents have no say in it
+        values = {**values, "data": {**values["data"], "latents": None}}
     captions = build.data(values, trainer, folder).captions
     encode, projection = build_text.embedder(values, mesh), None
     about = build.text_encoder(values).description

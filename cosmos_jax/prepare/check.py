@@ -138,7 +138,7 @@ def open_as_training(values: dict[str, Any], root: Path) -> Any:
         ValueError: as there.
     """
     from cosmos_jax import build, sharding
-    from cosmos_jax.data import pipeline
+    from cosmos_jax.data import held_out
     from cosmos_jax.loop import ValidationConfig
 
     trainer = build.trainer(values)
@@ -146,7 +146,7 @@ def open_as_training(values: dict[str, Any], root: Path) -> Any:
     data = build.data(values, trainer, root)
     validation = build.make(ValidationConfig, values["validation"], "config.validation")
     if validation.every:  # the clips are counted, and not read as they are there
-        pipeline.spread_windows(len(data.validation), validation.clips)
+        held_out.spread_windows(len(data.validation), validation.clips)
         if data.train.config.control is not None:
-            pipeline.spread_windows(len(data.train), validation.clips)
+            held_out.spread_windows(len(data.train), validation.clips)
     return data
