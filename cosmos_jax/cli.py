@@ -78,6 +78,7 @@ def _unknown_key(argv: Sequence[str], error: str) -> str:
 
 def define_switch(name: str, about: str, *choices: str) -> Any:
     """Defines a flag that is "true" where it stands bare, else one of `choices`, or "false"."""
+    flags.disclaim_key_flags()  # it is the caller's, in --help
     how: list[Any] = [flags.EnumParser(["true", "false", *choices]), flags.ArgumentSerializer()]
     return flags.DEFINE_flag(flags.Flag(how[0], how[1], name, "false", about, boolean=True))
 
