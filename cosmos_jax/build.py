@@ -273,7 +273,7 @@ def loop(values: Mapping[str, Any], mesh: sharding.AnyMesh) -> Loop:
     """
     batch = values["data"]["batch_size"]
     validation = make(ValidationConfig, values["validation"], "config.validation")
-    if validation.clips % batch:
+    if validation.every and validation.clips % batch:
         raise ValueError(
             f"config.validation.clips={validation.clips} must be a multiple of "
             f"config.data.batch_size={batch}"

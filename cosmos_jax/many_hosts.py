@@ -1,6 +1,7 @@
 """Several processes as one run, through `jax.distributed`."""
 
 import contextlib
+import logging
 import os
 import sys
 import traceback
@@ -23,6 +24,8 @@ def _join(
         raise ValueError("--coordinator, --num_processes and --process_id go together")
     if number is not None and count is not None and number >= count:
         raise ValueError(f"--process_id={number} must lie in 0..{count - 1}")
+    # What it logs of a launcher that is not there, the error says.
+    logging.getLogger("jax._src.clusters.cluster").setLevel(logging.CRITICAL)
     try:
         jax.distributed.initialize(
             *by_hand,

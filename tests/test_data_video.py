@@ -153,7 +153,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(plain, monkeypatch):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(video, "encode", fail)
+    monkeypatch.setattr(video_writer, "encode", fail)
     with pytest.raises(OSError, match="No space"):
         video_writer.write_video(plain, bars(), 10)
     assert plain.read_bytes() == before
