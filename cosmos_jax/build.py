@@ -466,5 +466,9 @@ def preview(values: Mapping[str, Any], *parts: Any) -> Callable[[TrainState, int
 
 def report(workdir: Path) -> None:
     """Writes WORKDIR/report.html, where this process is the one that writes."""
-    if jax.process_index() == 0:
+    if jax.process_index() != 0:
+        return
+    try:
         load("cosmos_jax.report:write_report", "report")(workdir)
+    except Exception as error:  # whatever is wrong with a page, it is no reason to end a run
+        print(f"report   not written: {type(error).__name__}: {error}", flush=True)
