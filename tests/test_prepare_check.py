@@ -567,3 +567,12 @@ def test_findings_of_one_kind_are_counted_beyond_a_screen(root):
     many = tuple(report.Finding("warning", f"file {i}", "is odd") for i in range(100))
     text = report.as_text(dataclasses.replace(found, findings=many))
     assert "... and 60 more of this kind" in text and "file 39" in text and "file 40" not in text
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("count", [16, 40, 120])
+def test_cameras_that_share_nothing_are_seldom_suspected(count):
+    rng = np.random.default_rng(count)
+    curves = rng.random((200, 2, count, 64)).astype(np.float32)
+    verdicts = [motion.compare(a, b, "camera").verdict for a, b in curves]
+    assert verdicts.count("suspicion") <= 2

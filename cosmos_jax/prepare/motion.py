@@ -25,6 +25,7 @@ SMOOTH = 9  # frames whose mean is the slow part
 # be that much better than lag 0. Set on real drives and their edges, shifted and encoded again.
 ENOUGH = {"camera": 0.6, "control": 0.2}
 BETTER = 0.15
+CHANCE = 4.0  # two curves of n numbers that have nothing in common seldom reach 4 / sqrt(n)
 
 Motion = Float32[np.ndarray, "_ cell"]
 
@@ -125,7 +126,10 @@ def compare(first: Motion, second: Motion, kind: str) -> Timing:
         for lag in range(-reach, reach + 1)
     }
     lag = max(found, key=lambda k: (found[k], -abs(k)))
-    if found[lag] < ENOUGH[kind]:
+    enough = ENOUGH[kind]
+    if kind == "camera":  # one curve each; a control has one for each cell
+        enough = max(enough, CHANCE / float(np.sqrt(count - abs(lag))))
+    if found[lag] < enough:
         verdict = "cannot tell"
     elif lag and found[lag] - found[0] > BETTER:
         verdict = "suspicion" if abs(lag) < reach else "cannot tell"  # no peak, but a slope
