@@ -4,8 +4,7 @@ Files of weights are read by `converters.weights`, which is imported where a con
 from random weights reads no code but its own.
 """
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -95,16 +94,9 @@ def part_source(values: Mapping[str, Any], section: str, needed: bool) -> str | 
     return None if source == RANDOM else source
 
 
-def text(
-    values: Mapping[str, Any],
-    mesh: Mesh,
-    sizes: build.Sizes,
-    root: str | Path,
-    captions: Sequence[str],
-) -> Text:
+def text(values: Mapping[str, Any], *given: Any) -> Text:
     """Where the embeddings of a run's captions come from: see `build_text.text`."""
-    find = build.load("cosmos_jax.build_text:text", "config.text")
-    return find(values, mesh, sizes, root, captions)
+    return build.load("cosmos_jax.build_text:text", "config.text")(values, *given)
 
 
 def encoder(values: Mapping[str, Any], mesh: Mesh, text: Text, pixels: bool = True) -> Encoder:

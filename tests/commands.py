@@ -4,6 +4,7 @@ A process is forked from one that has imported jax and the rest already (`fresh=
 nothing, as a user's does), and all of them share a cache of compiled programs.
 """
 
+import ast
 import atexit
 import functools
 import json
@@ -68,6 +69,18 @@ def demo(**changes):
     """Arguments of run_train.py for the tiny demo; in keys, `__` stands for the dot."""
     values = TINY | {key.replace("__", "."): value for key, value in changes.items()}
     return ["--config=experiments/demo.py", *(f"--config.{k}={v}" for k, v in values.items())]
+
+
+def changed(values, given):
+    """Plain values of a config, with the changes of `TINY` or others like them by dotted key."""
+    for path, value in given.items():
+        *sections, last = path.split(".")
+        place = values
+        for name in sections:
+            place = place[name]
+        is_list = isinstance(value, str) and value.startswith("(")
+        place[last] = ast.literal_eval(value) if is_list else value
+    return values
 
 
 class Command:

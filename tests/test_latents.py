@@ -1,6 +1,5 @@
 """Clips that are encoded once: the folder of latents, the command, runs that read it."""
 
-import ast
 import dataclasses
 import json
 import os
@@ -44,15 +43,7 @@ def values_of(root, **changes):
     given |= {f"mesh.{axis}": size for axis, size in MESH.items()}
     given |= {"data.cache_dir": str(root.parent / "headers"), "data.validation_fraction": None}
     given |= {key.replace("__", "."): value for key, value in changes.items()}
-    values = build.check_config(config)
-    for path, value in given.items():
-        *sections, last = path.split(".")
-        place = values
-        for name in sections:
-            place = place[name]
-        is_list = isinstance(value, str) and value.startswith("(")
-        place[last] = ast.literal_eval(value) if is_list else value
-    return values
+    return commands.changed(build.check_config(config), given)
 
 
 def opened(values):

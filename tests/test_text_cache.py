@@ -1,6 +1,5 @@
 """Text embeddings that are made once: the folder, its identity, the command, runs that use it."""
 
-import ast
 import dataclasses
 import errno
 import json
@@ -155,15 +154,7 @@ def values_of(root, tokenizer, **changes):
     given |= {"data.size": "(16,32)", "data.cache_dir": str(root.parent / "headers")}
     given |= {f"mesh.{axis}": size for axis, size in MESH.items()}
     given |= {key.replace("__", "."): value for key, value in changes.items()}
-    values = build.check_config(config)
-    for path, value in given.items():
-        *sections, last = path.split(".")
-        place = values
-        for name in sections:
-            place = place[name]
-        is_list = isinstance(value, str) and value.startswith("(")
-        place[last] = ast.literal_eval(value) if is_list else value
-    return values
+    return commands.changed(build.check_config(config), given)
 
 
 def opened(values, captions=("",)):

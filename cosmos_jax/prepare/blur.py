@@ -15,6 +15,7 @@ from pathlib import Path
 from absl import flags
 
 from cosmos_jax import cli
+from cosmos_jax.prepare import settings
 
 ROOT = flags.DEFINE_string("root", None, "Folder of the data set: it holds videos/.")
 STRENGTH = flags.DEFINE_enum(
@@ -24,12 +25,7 @@ STRENGTH = flags.DEFINE_enum(
     "How much detail is lost: the picture is made 4, 4, 10, 16, 16 times smaller and back.",
 )
 TARGET = flags.DEFINE_string("target", "control_input_vis", "Control folder that is written.")
-OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Replace videos of the target that have other settings or another maker."
-)
-WORKERS = flags.DEFINE_integer(
-    "workers", None, "Videos made at a time (default: one a core, at most 16).", lower_bound=1
-)
+OVERWRITE, WORKERS = settings.overwrite_videos(), settings.workers()
 
 
 def main(argv: list[str]) -> None:
@@ -40,6 +36,6 @@ def main(argv: list[str]) -> None:
 
     with cli.user_errors():
         blur = blur_filter.Blur(STRENGTH.value)
-        settings = f"cosmos_jax blur strength={STRENGTH.value}"
+        made_by = f"cosmos_jax blur strength={STRENGTH.value}"
         workers = WORKERS.value or render.cores()
-        print(render.run(root, TARGET.value, settings, blur, OVERWRITE.value, workers))
+        print(render.run(root, TARGET.value, made_by, blur, OVERWRITE.value, workers))

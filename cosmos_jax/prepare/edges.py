@@ -15,6 +15,7 @@ from pathlib import Path
 from absl import flags
 
 from cosmos_jax import cli
+from cosmos_jax.prepare import settings
 
 ROOT = flags.DEFINE_string("root", None, "Folder of the data set: it holds videos/.")
 STRENGTH = flags.DEFINE_enum(
@@ -27,12 +28,7 @@ STRENGTH = flags.DEFINE_enum(
 LOW = flags.DEFINE_float("low", None, "Threshold of weak edges, 0 to 2040; with --high.")
 HIGH = flags.DEFINE_float("high", None, "Threshold of strong edges; weak ones join them.")
 TARGET = flags.DEFINE_string("target", "control_input_edge", "Control folder that is written.")
-OVERWRITE = flags.DEFINE_bool(
-    "overwrite", False, "Replace videos of the target that have other settings or another maker."
-)
-WORKERS = flags.DEFINE_integer(
-    "workers", None, "Videos made at a time (default: one a core, at most 16).", lower_bound=1
-)
+OVERWRITE, WORKERS = settings.overwrite_videos(), settings.workers()
 
 
 def main(argv: list[str]) -> None:
@@ -50,6 +46,6 @@ def main(argv: list[str]) -> None:
         elif STRENGTH.value is not None:
             raise ValueError("--strength stands for --low and --high: give the one or the others")
         edges = canny.Edges(low, high)
-        settings = f"cosmos_jax edges low={low:g} high={high:g}"
+        made_by = f"cosmos_jax edges low={low:g} high={high:g}"
         workers = WORKERS.value or render.cores()
-        print(render.run(root, TARGET.value, settings, edges, OVERWRITE.value, workers))
+        print(render.run(root, TARGET.value, made_by, edges, OVERWRITE.value, workers))

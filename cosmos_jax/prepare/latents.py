@@ -9,12 +9,11 @@ opens too. An interrupted command goes on at the first file that is missing.
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 from cosmos_jax import cli
+from cosmos_jax.prepare import settings
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "An experiment: experiments/NAME.py.")
-ROOT = flags.DEFINE_string("root", None, "Folder of clips; default: config.data.root.")
+CONFIG, ROOT = settings.config(), settings.root_of_config()
 OUTPUT = flags.DEFINE_string("output", None, "Folder of the latents; default: ROOT/latents.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Encode anew what an older cache holds.")
 SHARD = flags.DEFINE_float("shard_gb", 1, "GiB of a file, about.", lower_bound=0)
@@ -23,14 +22,10 @@ SHARD = flags.DEFINE_float("shard_gb", 1, "GiB of a file, about.", lower_bound=0
 def main(argv: list[str]) -> None:
     """Checks the flags, then encodes."""
     cli.no_arguments(argv)
-    config = cli.read_config(CONFIG)
-    from cosmos_jax import build
     from cosmos_jax.prepare import encoding
 
     with cli.user_errors():
-        values = build.check_config(config)
-        if ROOT.value:
-            values["data"]["root"] = ROOT.value
+        values = settings.values(CONFIG, ROOT)
         if OUTPUT.value:
             values["data"]["latents"] = OUTPUT.value
         encoding.encode(values, OVERWRITE.value, int(SHARD.value * 2**30))

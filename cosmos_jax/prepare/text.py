@@ -9,24 +9,18 @@ train the network's projection of the text, the projected text is kept, which is
 """
 
 from absl import flags
-from ml_collections import config_flags
 
 from cosmos_jax import cli
+from cosmos_jax.prepare import settings
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "An experiment: experiments/NAME.py.")
-ROOT = flags.DEFINE_string("root", None, "Folder of clips; default: config.data.root.")
+CONFIG, ROOT = settings.config(), settings.root_of_config()
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Embed anew what an older cache holds.")
 
 
 def main(argv: list[str]) -> None:
     """Checks the flags, then embeds."""
     cli.no_arguments(argv)
-    config = cli.read_config(CONFIG)
-    from cosmos_jax import build
     from cosmos_jax.prepare import captions
 
     with cli.user_errors():
-        values = build.check_config(config)
-        if ROOT.value:
-            values["data"]["root"] = ROOT.value
-        captions.embed(values, OVERWRITE.value)
+        captions.embed(settings.values(CONFIG, ROOT), OVERWRITE.value)
