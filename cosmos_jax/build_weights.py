@@ -30,10 +30,13 @@ def open_weights(source: str, kind: str, config: Any) -> Any:
     return build.load("converters.weights:open_source", "weights")(source, network)
 
 
-def place(source: str, kind: str, config: Any, wanted: Params) -> Params:
-    """Reads the weights that are `wanted` onto devices, and says how many."""
+def place(source: str, kind: str, config: Any, wanted: Params, which: str | None = None) -> Params:
+    """Reads the weights that are `wanted` onto devices, and says how many.
+
+    `which` names a set of those that a source holds, "ema" or "regular".
+    """
     held = open_weights(source, kind, config)
-    arrays = held.sets[held.choose(None)]
+    arrays = held.sets[held.choose(which)]
     tree, checksum = build.load("converters.weights:place", "weights")(arrays, wanted)
     leaves = jax.tree_util.tree_leaves_with_path(wanted)
     nbytes = sum(arrays[sharding.path_name(path)].nbytes for path, _ in leaves)

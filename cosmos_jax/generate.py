@@ -1,6 +1,7 @@
-"""From encoded inputs to sampled pixels: the denoising loop, compiled once, around one network."""
+"""From encoded inputs to sampled pixels: the denoising loop around one network."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jaxtyping import Array, Float, UInt8
 
 from cosmos_jax import sample, sharding
 from cosmos_jax.diffusion import conditioning, guiding, unipc
+from cosmos_jax.diffusion.step_cache import StepCache
 from cosmos_jax.train import Process, bind
 from cosmos_jax.types import Batch, Params
 
@@ -26,14 +28,24 @@ class SampleConfig:
         control_weight: scale of the control branch's hints.
         num_conditional_frames: given PIXEL frames at the start of every view: 0, 1, 5, 9, ...
         karras: Karras sigmas, as Predict2.5-2B/post-trained, in place of the shifted ones.
+        negative_prompt: text of the unconditional branch, in the slots that are trained with text;
+            None: no text at all (zeros).
+        guidance_interval: (lowest, highest) noise level sigma, from 0 to 1, at which guidance acts;
+            steps outside evaluate the conditional branch alone, in half the time (Kynkäänniemi et
+            al. 2024, arXiv:2404.07724).
+        cache_threshold: up to which predicted relative change of the velocity a step is taken with
+            the last one, without the network (`diffusion.step_cache`); 0: never.
     """
 
     num_steps: int = 35
-    guidance: float = 3.0
+    guidance: float | int = 3.0
     seed: int = 0
-    control_weight: float = 1.0
+    control_weight: float | int = 1.0
     num_conditional_frames: int = 0
     karras: bool = False
+    negative_prompt: str | None = None
+    guidance_interval: tuple[float | int, float | int] = (0.0, 1.0)
+    cache_threshold: float | int = 0.0
 
     def __post_init__(self) -> None:
         """Raises a ValueError for a setting out of range."""
@@ -43,55 +55,94 @@ class SampleConfig:
             raise ValueError(f"seed={self.seed} must lie in 0..2^32 - 1")
         if self.control_weight < 0:
             raise ValueError(f"control_weight={self.control_weight} must be at least 0")
+        low, high = self.guidance_interval
+        if not 0 <= low < high <= 1:
+            raise ValueError(
+                f"guidance_interval={self.guidance_interval} must be (lowest, highest) noise "
+                "level, within 0 and 1"
+            )
+        if not 0 <= self.cache_threshold < 1:
+            raise ValueError(f"cache_threshold={self.cache_threshold} must lie in [0, 1)")
+
+    def schedule(self, process: Process) -> unipc.Schedule:
+        """The solver's rows, on the host."""
+        sigmas = (
+            unipc.karras_sigmas(self.num_steps)
+            if self.karras
+            else unipc.shift_sigmas(self.num_steps, process.shift)
+        )
+        return jax.device_get(unipc.schedule(sigmas))
+
+
+def _silent(done: int, steps: int) -> None:
+    """Says nothing of a step."""
 
 
 class Generator:
-    """Samples videos with fixed settings; compiles at the first call of each shape."""
+    """Samples videos; compiles once for each shape, with guidance and without.
+
+    Attributes:
+        evaluations: of the network in the last call of `latents`.
+    """
 
     def __init__(self, net: Any, codec: Any, process: Process, config: SampleConfig, mesh: Mesh):
         self.net, self.config, self.codec, self.mesh = net, config, codec, mesh
-        sigmas = (
-            unipc.karras_sigmas(config.num_steps)
-            if config.karras
-            else unipc.shift_sigmas(config.num_steps, process.shift)
-        )
-        schedule = unipc.schedule(sigmas)
+        self.process = process
+        self.evaluations = 0
 
-        def denoise(
-            variables: Any, batch: Batch, uncond_text: Array, noise: Array, mask: Array
+        def velocity(
+            variables: Any,
+            batch: Batch,
+            uncond_text: Array,
+            mask: Array,
+            noise: Array,
+            x: Array,
+            timestep: Array,
+            guidance: Array,
+            control_weight: Array,
+            guided: bool,
         ) -> Array:
-            guided = config.guidance != 0
-            text = batch.text
+            given, text = batch.latents, batch.text
             if guided:
                 text = jnp.concatenate([text, uncond_text])
-                batch = jax.tree.map(lambda x: jnp.concatenate([x, x]), batch)
-            return sample.denoise(
-                bind(
-                    net,
-                    variables,
-                    batch,
-                    text,
-                    jnp.concatenate([mask, mask]) if guided else mask,
-                    config.control_weight,
-                ),
+                batch = jax.tree.map(lambda a: jnp.concatenate([a, a]), batch)
+            both = jnp.concatenate([mask, mask]) if guided else mask
+            follow = sample.guided(
+                bind(net, variables, batch, text, both, control_weight),
                 noise,
-                batch.latents[: len(noise)],
+                given,
                 mask,
-                schedule,
-                config.guidance if guided else None,
+                guidance if guided else None,
                 conditional_frame_timestep=process.conditional_frame_timestep,
                 dtype=net.config.dtype,
             )
+            return follow(x, timestep)
 
-        def decode(params: Params, latents: Array) -> Array:
+        def decode(params: Params, latents: Array, tail: int) -> tuple[Array, Array]:
             pixels = codec.decode(params, latents.astype(net.config.dtype)).astype(jnp.float32)
-            return jnp.round((jnp.clip(pixels, -1, 1) + 1) * 127.5).astype(jnp.uint8)
+            pixels = jnp.clip(pixels, -1, 1)
+            levels = jnp.round((pixels + 1) * 127.5).astype(jnp.uint8)
+            return levels, pixels[:, :, pixels.shape[2] - tail :]
 
-        self._denoise = jax.jit(denoise)
-        self._decode = jax.jit(decode, out_shardings=NamedSharding(mesh, sharding.P()))
+        def encode(params: Params, pixels: Array) -> Array:
+            return codec.encode(params, pixels.astype(net.config.dtype)).astype(jnp.float32)
+
+        whole = NamedSharding(mesh, sharding.P())
+        self._velocity = jax.jit(velocity, static_argnames="guided")
+        self._step = jax.jit(unipc.step)
+        self._decode = jax.jit(decode, static_argnames="tail", out_shardings=whole)
+        self._encode = jax.jit(encode, out_shardings=whole)
+        self.gathered = jax.jit(lambda x: x, out_shardings=whole)
 
     def latents(
-        self, variables: Any, batch: Batch, uncond_text: Float[Array, "b v s e"], seed: int
+        self,
+        variables: Any,
+        batch: Batch,
+        uncond_text: Float[Array, "b v s e"],
+        seed: int | Sequence[int],
+        config: SampleConfig | None = None,
+        given: Sequence[int] | None = None,
+        on_step: Callable[[int, int], None] = _silent,
     ) -> Float[Array, "b v t h w c"]:
         """Samples latents.
 
@@ -99,26 +150,76 @@ class Generator:
             variables: the network's "params" and "constants".
             batch: control, text and views; `latents` are read only where frames are given.
             uncond_text: of the unconditional branch (`DiT.no_text`, or a negative prompt's).
-            seed: of the noise; sample i of the batch takes seed + i.
+            seed: of the noise, one a sample; or of the first, and sample i takes seed + i.
+            config: in place of the generator's own.
+            given: given pixel frames of each view; None: the config's, in every view.
+            on_step: called with the number of steps done, and of all.
 
         Raises:
-            ValueError: `num_conditional_frames` does not fill whole latent frames, or exceeds them.
+            ValueError: given frames that do not fill whole latent frames, or exceed them.
         """
+        config = config or self.config
         b, v, t, h, w, c = batch.latents.shape
-        count = guiding.latent_frames(self.config.num_conditional_frames, self.codec.temporal)
-        counts = jnp.asarray(guiding.view_counts(count, v, t))
-        mask = jnp.broadcast_to(conditioning.condition_mask(counts[None], v, t), (b, v, t))
-        noise = np.concatenate(
-            [sample.initial_noise(seed + i, b=1, v=v, t=t, h=h, w=w, c=c) for i in range(b)]
+        frames = [config.num_conditional_frames] * v if given is None else given
+        counts = guiding.view_counts(
+            [guiding.latent_frames(n, self.codec.temporal) for n in frames], v, t
         )
-        place = NamedSharding(
-            self.mesh, sharding.activation_spec(noise.shape, "b v t h w c", self.mesh)
+        mask = jnp.broadcast_to(
+            conditioning.condition_mask(jnp.asarray(counts)[None], v, t), (b, v, t)
         )
-        placed = jax.make_array_from_callback(noise.shape, place, lambda index: noise[index])
-        return self._denoise(variables, batch, uncond_text, placed, mask)
+        seeds = [seed + i for i in range(b)] if isinstance(seed, int) else seed
+        drawn = [sample.initial_noise(n, b=1, v=v, t=t, h=h, w=w, c=c) for n in seeds]
+        noise = self._placed(np.concatenate(drawn))
+        state, schedule = unipc.start(noise), config.schedule(self.process)
+        steps = len(schedule.sigma)
+        cache, self.evaluations = StepCache(config.cache_threshold, steps), 0
+        low, high = config.guidance_interval
+        for i in range(steps):
+            row = unipc.Schedule(*(column[i] for column in schedule))
+            x = state.x
+            velocity = cache.reuse(i, x)
+            if velocity is None:
+                velocity = self._velocity(
+                    variables,
+                    batch,
+                    uncond_text,
+                    mask,
+                    noise,
+                    x,
+                    row.timestep,
+                    np.float32(config.guidance),
+                    np.float32(config.control_weight),
+                    guided=config.guidance != 0 and bool(low <= row.sigma <= high),
+                )
+                self.evaluations += 1
+                cache.evaluated(x, velocity)
+            state = self._step(state, velocity, row)
+            jax.block_until_ready(x)  # one step is queued while another runs
+            on_step(i, steps)
+        jax.block_until_ready(state.x)
+        on_step(steps, steps)
+        return state.x
+
+    def _placed(self, latents: np.ndarray) -> jax.Array:
+        spec = sharding.activation_spec(latents.shape, "b v t h w c", self.mesh)
+        place = NamedSharding(self.mesh, spec)
+        return jax.make_array_from_callback(latents.shape, place, lambda index: latents[index])
 
     def pixels(
         self, codec_params: Params, latents: Float[Array, "b v t h w c"]
     ) -> UInt8[np.ndarray, "b v f y x 3"]:
         """Decodes latents to RGB on the host."""
-        return np.asarray(self._decode(codec_params, latents))
+        return self.decoded(codec_params, latents, tail=0)[0]
+
+    def decoded(
+        self, codec_params: Params, latents: Float[Array, "b v t h w c"], tail: int
+    ) -> tuple[UInt8[np.ndarray, "b v f y x 3"], Float[np.ndarray, "b v {tail} y x 3"]]:
+        """Decodes latents; beside RGB, the last `tail` frames in [-1, 1], not rounded to levels."""
+        levels, end = self._decode(codec_params, latents, tail=tail)
+        return np.asarray(levels), np.asarray(end)
+
+    def encoded(
+        self, codec_params: Params, pixels: Float[np.ndarray, "b v f y x 3"]
+    ) -> Float[np.ndarray, "b v t h w c"]:
+        """Latents of frames in [-1, 1]."""
+        return np.asarray(self._encode(codec_params, pixels))

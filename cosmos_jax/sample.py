@@ -1,5 +1,7 @@
 """The denoising loop: noise, given frames and a velocity function in; clean latents out."""
 
+from collections.abc import Callable
+
 import einops
 import jax.numpy as jnp
 import numpy as np
@@ -21,21 +23,20 @@ def initial_noise(
     return einops.rearrange(drawn, "b c (v t) h w -> b v t h w c", v=v)
 
 
-def denoise(
+def guided(
     velocity: flow.Velocity,
     noise: Float[Array, "b v t h w c"],
     given: Float[Array, "b v t h w c"],
     mask: Float[Array, "b v t"],
-    schedule: unipc.Schedule,
     guidance: float | Float[Array, ""] | None,
     *,
     conditional_frame_timestep: float,
     dtype: DTypeLike,
-) -> Float[Array, "b v t h w c"]:
-    """Denoises latents with UniPC under classifier-free guidance.
+) -> Callable[[Array, Array], Array]:
+    """The velocity (sample, scalar timestep) -> float32 `[b v t h w c]` that a solver follows.
 
-    At every step the given frames replace the noisy ones in the network's input, and their velocity
-    is noise - given whatever the network says: they drift, with the rest, to the given latents
+    The given frames replace the noisy ones in the network's input, and their velocity is
+    noise - given whatever the network says: they drift, with the rest, to the given latents
     (nearly: the first sigma is just below 1, and the noise is not scaled by it).
 
     Args:
@@ -46,7 +47,6 @@ def denoise(
         noise: float32, see `initial_noise`.
         given: normalised latents of the given frames; only frames with mask 1 are read.
         mask: 1 where a frame is given; zeros where none is.
-        schedule: `unipc.schedule(unipc.shift_sigmas(steps, shift))`, or of `karras_sigmas(steps)`.
         guidance: g of `cond + g (cond - uncond)`. None evaluates the conditional branch alone, in
             half the time, and gives the latents of g = 0.
         conditional_frame_timestep: see `flow.frame_timesteps`.
@@ -55,7 +55,7 @@ def denoise(
     """
     given = round_to(given, dtype)
 
-    def guided(x: Array, timestep: Array) -> Array:
+    def follow(x: Array, timestep: Array) -> Array:
         net_input = conditioning.replace_given(x, given, mask).astype(dtype)
         timesteps = jnp.full(len(x), timestep)
         timesteps = flow.frame_timesteps(timesteps, mask, conditional_frame_timestep)
@@ -67,4 +67,41 @@ def denoise(
             v = guiding.guide(cond, uncond, guidance)
         return conditioning.replace_given(v, noise - given, mask)
 
-    return unipc.solve(guided, noise, schedule)
+    return follow
+
+
+def denoise(
+    velocity: flow.Velocity,
+    noise: Float[Array, "b v t h w c"],
+    given: Float[Array, "b v t h w c"],
+    mask: Float[Array, "b v t"],
+    schedule: unipc.Schedule,
+    guidance: float | Float[Array, ""] | None,
+    *,
+    conditional_frame_timestep: float,
+    dtype: DTypeLike,
+) -> Float[Array, "b v t h w c"]:
+    """Denoises latents with UniPC under classifier-free guidance, in one compiled loop.
+
+    `generate.Generator` takes the same steps one by one, to say how far it is.
+
+    Args:
+        velocity: and the arguments that are not listed: see `guided`.
+        noise: float32, see `initial_noise`.
+        given: normalised latents of the given frames.
+        mask: 1 where a frame is given.
+        schedule: `unipc.schedule(unipc.shift_sigmas(steps, shift))`, or of `karras_sigmas(steps)`.
+        guidance: see `guided`.
+        conditional_frame_timestep: see `flow.frame_timesteps`.
+        dtype: the compute dtype.
+    """
+    follow = guided(
+        velocity,
+        noise,
+        given,
+        mask,
+        guidance,
+        conditional_frame_timestep=conditional_frame_timestep,
+        dtype=dtype,
+    )
+    return unipc.solve(follow, noise, schedule)

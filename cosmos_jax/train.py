@@ -1,6 +1,7 @@
 """The state of training and its step, as pure functions placed by the tables of `sharding`."""
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,7 @@ Metrics = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-    """The diffusion process of a recipe.
+    """Rectified flow, the diffusion process of a recipe; `diffusion.edm_process` has another.
 
     Attributes:
         shift: of the time distribution and of the sampling schedule.
@@ -46,6 +47,22 @@ class Process:
         if not 0 <= self.text_dropout <= 1:
             raise ValueError(f"config.process.text_dropout={self.text_dropout} must lie in [0, 1]")
 
+    def loss(
+        self, network: "Bound", latents: Array, mask: Array, epsilon: Array, normal: Array
+    ) -> tuple[Float[Array, "b"], flow.Flow]:
+        """The loss of each sample; see `flow.loss`."""
+        return flow.loss(
+            network,
+            latents,
+            mask,
+            epsilon,
+            normal,
+            shift=self.shift,
+            conditional_frame_timestep=self.conditional_frame_timestep,
+            dtype=network.net.config.dtype,
+            levels=self.time_levels,
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
@@ -53,7 +70,7 @@ class Trainer:
 
     Attributes:
         net: the network (`models.dit.DiT`), whose config names the compute dtype.
-        process: the diffusion process.
+        process: the diffusion process (`Process`, or one with its attributes and `loss`).
         optimizer: transforms the gradients of the trainable parameters.
         learning_rate: of each step, for the log.
         trainable: regex over parameter paths (`optim.split_trainable`).
@@ -67,7 +84,7 @@ class Trainer:
     """
 
     net: Any
-    process: Process
+    process: Any
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
     trainable: str
@@ -87,7 +104,8 @@ class Trainer:
         """A fresh state; `inputs` are the network's (`network_inputs`)."""
         variables = self.net.init(key, **inputs)
         if adapter := self.net.config.adapter:
-            optim.check_adapters(variables["params"], adapter.targets, self.trainable)
+            adapters = importlib.import_module("cosmos_jax.adapter_check")
+            adapters.check(variables["params"], adapter.targets, self.trainable)
         params, frozen = optim.split_trainable(variables["params"], self.trainable)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
@@ -161,7 +179,7 @@ class Trainer:
         batch: Batch,
         draws: flow.Draws,
         dropout: Key[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "b"], flow.Flow]:
+    ) -> tuple[Float[Array, "b"], Any]:
         """The loss of each sample at given draws; `dropout` is the key of an adapter's dropout."""
         t = batch.latents.shape[2]
         probabilities = dict(enumerate(self.process.num_conditional_latents))
@@ -182,23 +200,14 @@ class Trainer:
         epsilon: Float[Array, "b v t h w c"],
         normal: Float[Array, "b"],
         dropout: Key[Array, ""] | None = None,
-    ) -> tuple[Float[Array, "b"], flow.Flow]:
+    ) -> tuple[Float[Array, "b"], Any]:
         """The loss of each sample, all choices made: given frames, text, noise and noise level."""
         _, v, t, *_ = batch.latents.shape
         mask = conditioning.condition_mask(counts, v, t)
         variables = {"params": optim.merge(params, state.frozen), "constants": state.constants}
-        velocity = bind(self.net, variables, batch, text, mask, 1.0, dropout)
-        return flow.loss(
-            velocity,
-            batch.latents,
-            mask,
-            sharding.constrain(epsilon, "b v t h w c"),
-            normal,
-            shift=self.process.shift,
-            conditional_frame_timestep=self.process.conditional_frame_timestep,
-            dtype=self.dtype,
-            levels=self.process.time_levels,
-        )
+        network = bind(self.net, variables, batch, text, mask, 1.0, dropout)
+        epsilon = sharding.constrain(epsilon, "b v t h w c")
+        return self.process.loss(network, batch.latents, mask, epsilon, normal)
 
     def gradients(self, state: TrainState, batch: Batch) -> tuple[Float[Array, ""], Params]:
         """The mean loss of a batch and its float32 gradients.
@@ -305,33 +314,46 @@ def _like_params(tree: Params) -> Params:
     return jax.lax.with_sharding_constraint(tree, sharding.param_shardings(tree, mesh))
 
 
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """A network as a function of the noisy latents and the timesteps alone.
+
+    Attributes:
+        net: the network.
+        variables: its parameters and constants.
+        inputs: its other inputs, by name.
+    """
+
+    net: Any
+    variables: Any
+    inputs: dict[str, Any]
+
+    def __call__(self, x: Array, timesteps: Array) -> Array:
+        """What the network predicts."""
+        return self.net.apply(self.variables, x, timesteps, **self.inputs)
+
+
 def bind(
     net: Any,
     variables: Any,
     batch: Batch,
     text: Float[Array, "b v s e"],
     mask: Float[Array, "b v t"],
-    control_scale: float,
+    control_scale: float | Array,
     dropout: Key[Array, ""] | None = None,
-) -> Callable[[Array, Array], Array]:
-    """The network as a velocity function of the noisy latents and the timesteps alone."""
-    random = {} if dropout is None else {"index": batch.index, "rngs": {"dropout": dropout}}
-
-    def velocity(x: Array, timesteps: Array) -> Array:
-        return net.apply(
-            variables,
-            x,
-            timesteps,
-            text,
-            batch.view_ids,
-            mask,
-            control=batch.control,
-            control_scale=control_scale,
-            fps=batch.fps,
-            **random,
-        )
-
-    return velocity
+) -> Bound:
+    """The network with its weights and all inputs but the noisy latents and the timesteps."""
+    inputs = {
+        "text": text,
+        "view_ids": batch.view_ids,
+        "condition_mask": mask,
+        "control": batch.control,
+        "control_scale": control_scale,
+        "fps": batch.fps,
+    }
+    if dropout is not None:
+        inputs |= {"index": batch.index, "rngs": {"dropout": dropout}}
+    return Bound(net, variables, inputs)
 
 
 def network_inputs(channels: int, text_width: int, control: bool, frames: int) -> dict[str, Any]:
@@ -347,4 +369,5 @@ def network_inputs(channels: int, text_width: int, control: bool, frames: int) -
         "view_ids": jnp.zeros((1, 1), jnp.int32),
         "condition_mask": jnp.zeros((1, 1, frames)),
         "control": latents if control else None,
+        "fps": jnp.ones(1),
     }

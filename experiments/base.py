@@ -17,6 +17,7 @@ def get_config() -> ConfigDict:
     config.seed = 0
     config.steps = 5000
     # Without --workdir, a run goes to $COSMOS_JAX_OUTPUT_ROOT (or ./runs) / project / group / name.
+    # W&B calls it by the same three.
     config.job = ConfigDict(
         {"project": "cosmos_jax", "group": placeholder(str), "name": placeholder(str)}
     )
@@ -106,8 +107,10 @@ def get_config() -> ConfigDict:
             "caption_camera": placeholder(str),
             "caption_kind": placeholder(str),
             "view_prefixes": False,
+            "prefix_style": "joined",
             "validation_fraction": 0.1,
             "skip_bad": False,
+            "skip_short": False,
             "episodes": placeholder(int),
             "views": placeholder(tuple),
             "keep_front": True,
@@ -141,7 +144,19 @@ def get_config() -> ConfigDict:
             "best": placeholder(str),  # as "val/loss": the checkpoint with the lowest stays
         }
     )
-    config.preview = ConfigDict({"every": 0, "clips": 1})
+    # Videos of held-out clips as the published projects sample them while they train: of each clip
+    # one for every set of weights, given frames and control weight, 8 with these.
+    config.preview = ConfigDict(
+        {
+            "every": 0,
+            "clips": 1,
+            "weights": ("regular", "ema"),
+            "conditional_frames": (0, 1),
+            "control_weights": (0.0, 1.0),  # () for networks without a control branch
+            "guidance": 7.0,
+            "num_steps": 35,
+        }
+    )
     config.sample = ConfigDict(
         {
             "num_steps": 35,
@@ -150,9 +165,12 @@ def get_config() -> ConfigDict:
             "control_weight": 1.0,
             "num_conditional_frames": 0,
             "karras": False,
+            "negative_prompt": placeholder(str),
+            "guidance_interval": (0.0, 1.0),
+            "cache_threshold": 0.0,
         }
     )
-    config.log = ConfigDict({"every": 10, "wandb": "disabled", "project": "cosmos_jax"})
+    config.log = ConfigDict({"every": 10, "wandb": "disabled"})  # or offline, online
     return config
 
 
@@ -236,6 +254,6 @@ def tiny(config: ConfigDict) -> None:
         config.data.video_size = (32, 48)
     config.validation.update({"every": 2, "clips": min(config.validation.clips, 2), "noises": 2})
     config.checkpoint.every = 2
-    config.preview.every = 0
+    config.preview.update({"every": 0, "num_steps": 2})
     config.sample.num_steps = 2
     config.log.every = 1

@@ -1,11 +1,11 @@
 """Runs the two commands as processes, with a model and a data set so small that seconds suffice.
 
 A process is forked from one that has imported jax and the rest already (`fresh=True`: starts from
-nothing, as a user's does), and all of them share a cache of compiled programs.
+nothing, as a user's does), and all of them share a cache of compiled programs. It stays behind in
+the folder for temporary files, which conftest.py makes and removes.
 """
 
 import ast
-import atexit
 import functools
 import json
 import multiprocessing
@@ -14,7 +14,6 @@ import pathlib
 import re
 import resource
 import runpy
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,8 +27,7 @@ import orbax.checkpoint as ocp
 from cosmos_jax import checkpoints, sharding
 
 REPOSITORY = pathlib.Path(__file__).parents[1]
-CACHE = tempfile.mkdtemp(prefix="cosmos_jax-compiled-")
-atexit.register(shutil.rmtree, CACHE, ignore_errors=True)
+CACHE = tempfile.mkdtemp(prefix="compiled-", dir=os.environ["TMPDIR"])
 
 TINY = {
     "steps": 4,
@@ -59,6 +57,10 @@ TINY = {
     "validation.every": 2,
     "checkpoint.every": 2,
     "preview.clips": 1,
+    "preview.weights": "('regular','ema')",
+    "preview.conditional_frames": "(0,1)",
+    "preview.control_weights": "(0.0,1.0)",
+    "preview.num_steps": 4,
     "sample.num_steps": 2,
     "log.every": 1,
 }
@@ -86,7 +88,9 @@ def changed(values, given):
 class Command:
     """A started command. Its output is complete when `wait` has returned its exit status."""
 
-    def __init__(self, script, *arguments, devices=1, fresh=False, largest_file=None):
+    def __init__(
+        self, script, *arguments, devices=1, fresh=False, largest_file=None, paths=()
+    ):
         self._folder = pathlib.Path(tempfile.mkdtemp(dir=CACHE))
         environment = _environment(devices)
         argv = [script, *map(str, arguments)]
@@ -102,7 +106,7 @@ class Command:
             self.wait = self._process.wait
         else:
             self._process = _forks().Process(
-                target=_main, args=(argv, environment, self._folder, largest_file)
+                target=_main, args=(argv, environment, self._folder, largest_file, paths)
             )
             self._process.start()
 
@@ -211,7 +215,7 @@ def _forks():
     return context
 
 
-def _main(argv, environment, folder, largest_file):
+def _main(argv, environment, folder, largest_file, paths):
     for stream, name in ((1, "out"), (2, "err")):
         os.dup2(os.open(folder / name, os.O_CREAT | os.O_WRONLY | os.O_APPEND), stream)
     if largest_file:  # beyond it, writing fails as on a full disk
@@ -219,7 +223,7 @@ def _main(argv, environment, folder, largest_file):
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, hard))
     os.environ |= environment
     os.chdir(REPOSITORY)
-    sys.argv = argv
+    sys.argv, sys.path[:0] = argv, map(str, paths)  # as with PYTHONPATH
     runpy.run_path(argv[0], run_name="__main__")
 
 

@@ -1,8 +1,14 @@
-"""Every test sees eight simulated CPU devices, whatever the machine has."""
+"""Every test sees eight simulated CPU devices, whatever the machine has.
 
+All temporary files but pytest's own lie in one folder, which is removed at the end: what pytest's
+workers, forked processes and other people's packages make for themselves, they do not all remove.
+"""
+
+import contextlib
 import importlib.metadata
 import importlib.util
 import os
+import tempfile
 
 # Read when jax is imported and when its backend starts; processes that tests start inherit both.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -16,6 +22,29 @@ os.environ["XLA_FLAGS"] = " ".join(FLAGS)
 import browser
 import pytest
 from absl import flags
+
+
+@contextlib.contextmanager
+def temporary():
+    """A folder in which processes that the body starts have their temporary files.
+
+    This process goes on with the folder that it knows: it removes what it made when it ends.
+    """
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # pytest's own
+    with tempfile.TemporaryDirectory(
+        prefix="cosmos_jax-tests-", ignore_cleanup_errors=True
+    ) as folder:
+        os.environ["TMPDIR"] = folder
+        yield folder
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begins to use one folder, where this process is not one of pytest's workers."""
+    if not hasattr(config, "workerinput"):
+        stack = contextlib.ExitStack()
+        stack.enter_context(temporary())
+        config.add_cleanup(stack.close)
+
 
 # Grain reads absl flags, which nobody parses under pytest.
 flags.FLAGS.mark_as_parsed()

@@ -2,8 +2,10 @@
 
 import dataclasses
 import importlib
+import json
 import math
 import pathlib
+import subprocess
 
 import clips_on_disk
 import jax
@@ -18,6 +20,7 @@ from cosmos_jax import (
     optim,
     sharding,
     train,
+    versions,
     workdir,
 )
 from cosmos_jax.data import layouts
@@ -304,19 +307,84 @@ def test_a_kept_config_is_read_back(tmp_path, capsys):
     assert [path.name for path in (tmp_path / "run").iterdir()] == [workdir.CONFIG_FILE]
     with pytest.raises(ValueError, match=r"has no config\.json: it is not a workdir"):
         workdir.read_config(tmp_path)
+    kept = json.loads((tmp_path / "run" / workdir.CONFIG_FILE).read_text("utf-8"))
+    assert kept["versions"]["jax"] == jax.__version__
+    assert kept["versions"].keys() >= {"python", "numpy", "flax", "orbax-checkpoint", "grain"}
+
+
+def test_the_commit_is_that_of_the_files(tmp_path):
+    assert versions.commit_of(tmp_path / "no_checkout.py") is None
+
+    def git(*arguments):
+        who = ("-c", "user.name=a", "-c", "user.email=a@b")
+        command = ["git", "-C", str(tmp_path), *who, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    git("init", "--quiet")
+    for name in ("code.py", "other.py"):
+        (tmp_path / name).write_text("1")
+    git("add", "code.py")
+    git("commit", "--quiet", "--message=code")
+    assert versions.commit_of(tmp_path / "code.py") == git("rev-parse", "HEAD")
+    assert versions.commit_of(tmp_path / "other.py") is None  # in somebody's checkout, not ours
+    (tmp_path / "code.py").write_text("2")
+    assert versions.commit_of(tmp_path / "code.py") == git("rev-parse", "HEAD") + "+"
+
+
+def older(folder, values, cameras):
+    """Makes the config of a workdir that of an earlier version."""
+    workdir.keep_config(values, cameras, ("left",), folder)
+    path = folder / workdir.CONFIG_FILE
+    kept = json.loads(path.read_text("utf-8"))
+    del kept["versions"], kept["config"]["accumulate"], kept["config"]["adapter"]
+    del kept["config"]["data"]["latents"], kept["config"]["text"]["cache"]
+    kept["config"]["log"]["project"] = "mine"
+    path.write_text(json.dumps(kept), "utf-8")
+
+
+def test_the_config_of_an_earlier_version_is_filled_and_that_is_said(tmp_path, capsys):
+    values, cameras = demo_values(), (("left", 3), ("right", 0))
+    older(tmp_path, values, cameras)
+    heard = values | {"data": values["data"] | {"caption_camera": "left"}}
+    assert workdir.read_config(tmp_path) == (heard, cameras)
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and "is of an earlier version; settings that it lacks: " in said
+    for setting in ("accumulate=1", "adapter.rank=0", "data.latents=auto", "text.cache=auto"):
+        assert f"config.{setting}" in said
+    # What is there is never replaced.
+    assert "steps" not in said and "project" not in said
+    # A run that goes on has the settings of its command, and says what is new in them.
+    workdir.keep_config(values, cameras, ("left",), tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert lines[0].startswith("settings that config.json did not have: config.accumulate=1, ")
+    assert lines[1] == "settings that there are no more: config.log.project=mine"
+
+
+def test_a_setting_that_moved_is_an_error_that_says_where_to():
+    values = demo_values()
+    values["log"]["project"] = "mine"
+    with pytest.raises(ValueError, match=r"^config\.log\.project is config\.job\.project now$"):
+        build.loop(values, sharding.make_mesh(devices=jax.devices()[:1]))
 
 
 def test_meshes_for_sampling():
     values = demo_values()  # 3 latent frames of 6 patch rows
     trainer = build.trainer(values)
-    assert dict(build_sample.sampling_mesh(values, trainer, None).shape) == ONE | {"context": 6}
-    written = build_sample.sampling_mesh(values, trainer, "data=2,context=4")
+
+    def mesh(text, guided=False):
+        return build_sample.sampling_mesh(values, trainer, text, guided)
+
+    assert dict(mesh(None).shape) == ONE | {"context": 6}
+    # Guidance has two branches: half of the devices each.
+    assert dict(mesh(None, guided=True).shape) == ONE | {"data": 2, "context": 3}
+    written = mesh("data=2,context=4")
     assert dict(written.shape) == dict(data=2, fsdp=1, context=4)
     for text in ("data", "rows=2", "data=two", ""):
         with pytest.raises(ValueError, match=f"--mesh={text}: write it as data=2,context=4"):
-            build_sample.sampling_mesh(values, trainer, text)
+            mesh(text)
     with pytest.raises(ValueError, match=r"needs 2 devices .* there are 8"):
-        build_sample.sampling_mesh(values, trainer, "data=2")
+        mesh("data=2")
 
 
 def test_settings_of_a_sample():

@@ -41,7 +41,7 @@ def sampled(tmp_path_factory):
     output = tmp_path_factory.mktemp("sampled") / "videos"
     arguments = command(output, "--guidance=1.5", "--max_samples=2", "--seed=7")
     done = commands.run("run_sample.py", *arguments, fresh=True)
-    assert "2/2 " in done.out
+    assert f"2/2 {output}/episode_0001.json" in done.out and "4 of 4 steps" in done.out
     return output
 
 
@@ -55,51 +55,62 @@ def folder(tmp_path):
 
 
 @pytest.mark.core
-def test_every_clip_becomes_a_video_a_view_and_grids(sampled):
+def test_every_clip_becomes_a_video_a_view_and_pictures_of_all(sampled):
     sizes = {}
     for path in sampled.rglob("*.mp4"):
         info = video.probe(path)
         assert (info.frames, float(info.fps)) == (5, 10)
         sizes[str(path.relative_to(sampled))] = info.size
+    views = [f"/{kind}{c}.mp4" for kind in ("", "control/", "input/") for c in CAMERAS]
     assert sizes == {
         f"episode_000{i}{name}": size
         for i in range(2)
         for name, size in [
-            ("/camera_000.mp4", (32, 48)),
-            ("/camera_180.mp4", (32, 48)),
-            ("_grid.mp4", (32, 96)),
-            ("_control.mp4", (32, 96)),
+            *((view, (32, 48)) for view in views),
+            *((f"_{kind}.mp4", (32, 96)) for kind in ("grid", "control", "input")),
+            ("_comparison.mp4", (96, 96)),
         ]
     }
+    assert video.probe(sampled / "episode_0000.png").size == (32, 96)
     grid = frames(sampled / "episode_0000_grid.mp4")
     for i, camera in enumerate(CAMERAS):
         view = frames(sampled / "episode_0000" / f"{camera}.mp4")
         assert np.abs(grid[:, :, 48 * i : 48 * (i + 1)] - view).mean() < 6  # both are compressed
-        true = frames(commands.trained() / "synthetic" / CONTROL / camera / "episode_0000.mp4")
-        control = frames(sampled / "episode_0000_control.mp4")[:, :, 48 * i : 48 * (i + 1)]
-        assert np.abs(control - true).mean() < 6
+        for kind, folder in (("control", CONTROL), ("input", "videos")):
+            true = frames(commands.trained() / "synthetic" / folder / camera / "episode_0000.mp4")
+            kept = frames(sampled / "episode_0000" / kind / f"{camera}.mp4")
+            assert np.abs(kept - true).mean() < 6
+    assert (sampled / "gallery.html").is_file()
 
 
 def test_how_a_sample_was_made_is_kept_beside_it(sampled):
     told = json.loads((sampled / "episode_0001.json").read_text("utf-8"))
     workdir = commands.trained()
     caption = workdir / "synthetic" / "captions" / "camera_000" / "episode_0001.json"
-    expected = {
-        "checkpoint": str(workdir / "checkpoints" / "4"),
-        "weights": "ema",
-        "views": list(CAMERAS),
-        "captions": [json.loads(caption.read_text("utf-8"))["caption"], ""],
-        "negative_prompt": None,
-        "fps": 10.0,
-        "num_steps": 2,
-        "guidance": 1.5,
-        "seed": 8,  # the second clip's
-        "control_weight": 1.0,
-        "num_conditional_frames": 0,
-        "karras": False,
-        "jax": jax.__version__,
-    }
-    assert told == expected
+    words = json.loads(caption.read_text("utf-8"))["caption"]
+    assert told["prompt"] == dict(zip(CAMERAS, [words, ""]))
+    assert (told["name"], told["cameras"]) == ("episode_0001", list(CAMERAS))
+    assert (told["fps"], told["frames"], told["size"]) == (10.0, 5, [32, 48])
+    assert told["seed"] == told["settings"]["seed"] == 8  # the second clip's
+    assert (told["settings"]["num_steps"], told["settings"]["guidance"]) == (2, 1.5)
+    assert told["evaluations"] == 2 and told["compat"] == "none"
+    assert told["weights"]["source"] == str(workdir / "checkpoints" / "4")
+    assert told["weights"]["which"] == "ema" and len(told["weights"]["checksum"]) == 16
+    assert told["versions"]["jax"] == jax.__version__
+    for place in ("views", "control", "input"):
+        assert all((sampled / path).is_file() for path in told["files"][place].values())
+    for place in ("grid", "control_grid", "input_grid", "comparison", "image"):
+        assert (sampled / told["files"][place]).is_file()
+
+
+def test_the_same_command_goes_on_and_another_is_refused(sampled):
+    arguments = command(sampled, "--guidance=1.5", "--max_samples=2", "--seed=7")
+    before = {path: path.stat().st_mtime_ns for path in sampled.rglob("*.mp4")}
+    done = commands.run("run_sample.py", *arguments)
+    assert done.out.count("is there already") == 2
+    assert {path: path.stat().st_mtime_ns for path in sampled.rglob("*.mp4")} == before
+    error = commands.error_of("run_sample.py", *arguments, "--num_steps=3")
+    assert "holds the samples of another run (other samples)" in error
 
 
 def test_eight_devices_sample_the_same_videos(sampled, tmp_path):
@@ -129,14 +140,16 @@ def test_given_frames_weights_prompt_and_one_checkpoint_can_be_chosen(sampled, t
         "--control_weight=0.5",
         "--guidance=1",
     ]
-    commands.run("run_sample.py", *arguments)
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "note.txt").write_text("kept")
     assert "is not empty" in commands.error_of("run_sample.py", *arguments)
     commands.run("run_sample.py", *arguments, "--overwrite")
     told = json.loads((tmp_path / "videos" / "episode_0000.json").read_text("utf-8"))
-    assert told["checkpoint"].endswith("checkpoints/2") and told["weights"] == "regular"
-    assert told["views"] == ["camera_000"] and told["captions"] == ["A quiet street"]
-    assert (told["num_steps"], told["control_weight"], told["guidance"]) == (3, 0.5, 1)
-    assert told["negative_prompt"] == "Noise"
+    weights, settings = told["weights"], told["settings"]
+    assert weights["source"].endswith("checkpoints/2") and weights["which"] == "regular"
+    assert told["prompt"] == {"camera_000": "A quiet street"}
+    wanted = (settings["num_steps"], settings["control_weight"], settings["guidance"])
+    assert wanted == (3, 0.5, 1) and told["negative_prompt"] == "Noise"
     # All frames are given: what comes out is what the codec keeps of them.
     true = frames(folder / "videos" / "camera_000" / "episode_0000.mp4")
     kept = DCTCodec().encode({}, jnp.asarray(true[None, None] / 127.5 - 1))
@@ -145,6 +158,168 @@ def test_given_frames_weights_prompt_and_one_checkpoint_can_be_chosen(sampled, t
     assert np.abs(made - kept).mean() < 3
     unlike = frames(sampled / "episode_0000" / "camera_000.mp4")
     assert np.abs(unlike - kept).mean() > 30
+
+
+LONG = ("--num_chunks=all", "--max_samples=1", "--num_conditional_frames=1", "--num_seeds=2")
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory):
+    """Two seeds of a video of two chunks, of which the control fills three frames of the last."""
+    output = tmp_path_factory.mktemp("long") / "videos"
+    commands.run("run_sample.py", *command(output, *LONG, "--batch=2"))
+    return output
+
+
+def test_a_long_video_ends_where_its_control_does(long):
+    for seed in (0, 1):
+        told = json.loads((long / f"episode_0000_seed{seed}.json").read_text("utf-8"))
+        assert (told["frames"], told["boundaries"], told["seed"]) == (8, [5], seed)
+        chunks = told["chunks"]["camera_180"]
+        assert [(part["begin"], part["end"]) for part in chunks["parts"]] == [(0, 5), (5, 8)]
+        assert [seam["frame"] for seam in chunks["seams"]] == [5]
+        for path in told["files"]["views"].values():
+            assert video.probe(long / path).frames == 8
+    assert not list(long.glob(".*.chunks"))
+
+
+def test_a_long_video_that_was_interrupted_goes_on_with_its_finished_chunks(long, tmp_path):
+    """Killed between two chunks, and begun again without batches: the same videos."""
+    output, stop = tmp_path / "videos", tmp_path / "stop.py"
+    stop.write_text(
+        "import os\n"
+        "from cosmos_jax.sampling import kept_chunks\n"
+        "write = kept_chunks.KeptChunks.write\n"
+        "def kill(self, chunk, latents):\n"
+        "    write(self, chunk, latents)\n"
+        "    os._exit(9)\n"
+        "kept_chunks.KeptChunks.write = kill\n"
+        "def allow(prompt=None, frames=None):\n"
+        "    pass\n"
+    )
+    arguments = command(output, *LONG)
+    died = commands.Command("run_sample.py", *arguments, "--guardrail=stop:allow", paths=[tmp_path])
+    assert died.wait() == 9
+    assert len(list(output.glob(".*.chunks/*.npy"))) == 1
+    commands.run("run_sample.py", *arguments)
+    first = json.loads((output / "episode_0000_seed0.json").read_text("utf-8"))
+    assert first["evaluations"] == 2  # of the second chunk alone: 2 steps
+    for path in long.rglob("*seed*/camera_*.mp4"):
+        info = video.probe(output / path.relative_to(long))
+        ours = video.read_frames(info, range(8)).astype(int)
+        theirs = video.read_frames(video.probe(path), range(8)).astype(int)
+        assert np.abs(ours - theirs).max() <= 2
+
+
+def test_a_specification_is_sampled_like_a_folder(sampled, tmp_path):
+    root = commands.trained() / "synthetic"
+    car = {
+        f"camera_{angle:03d}": f"ftheta_camera_{name}"
+        for angle, name in ((0, "front_wide_120fov"), (180, "cross_right_120fov"))
+    }
+    run = shutil.copytree(commands.trained(), tmp_path / "run")
+    config = json.loads((run / "config.json").read_text("utf-8"))
+    config["cameras"] = [[car[name], view] for name, view in config["cameras"]]
+    config["caption_cameras"] = [car["camera_000"]]
+    (run / "config.json").write_text(json.dumps(config))
+    words = json.loads((root / "captions/camera_000/episode_0000.json").read_text("utf-8"))
+    control = "control_input_hdmap_bbox/{}/episode_0000.mp4"
+    spec = {
+        "name": "episode_0000",
+        "prompt": words["caption"],
+        "negative_prompt": "",
+        "seed": 7,
+        "guidance": 1.5,
+        "num_conditional_frames": 0,
+        "num_steps": 2,
+        "front_wide": {"control_path": control.format("camera_000")},
+        "cross_right": {"control_path": control.format("camera_180")},
+    }
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(spec))
+    for kind in ("control_input_hdmap_bbox",):
+        (tmp_path / kind).symlink_to(root / kind)
+    arguments = [f"--checkpoint={run}", f"--input={path}", f"--output={tmp_path / 'videos'}"]
+    assert "fps=10 must be" not in commands.run("run_sample.py", *arguments).out
+    for name, camera in zip(("front_wide", "cross_right"), CAMERAS):
+        ours = frames(tmp_path / "videos" / "episode_0000" / f"{name}.mp4")
+        theirs = frames(sampled / "episode_0000" / f"{camera}.mp4")
+        assert ours.shape == theirs.shape
+    path.write_text(json.dumps(spec | {"guidence": 3}))
+    error = commands.error_of("run_sample.py", *arguments[:2], f"--output={tmp_path / 'other'}")
+    assert "unknown field guidence; did you mean guidance?" in error
+
+
+def test_several_checkpoints_make_the_same_samples_and_are_compared(tmp_path):
+    output = tmp_path / "videos"
+    arguments = command(output, "--checkpoints=all", "--max_samples=1")
+    done = commands.run("run_sample.py", *arguments)
+    assert "mean place over the metrics" in done.out
+    told = {
+        step: json.loads((output / f"step_{step:06d}" / "episode_0000.json").read_text("utf-8"))
+        for step in (2, 4)
+    }
+    assert told[2]["weights"]["checksum"] != told[4]["weights"]["checksum"]
+    assert told[2]["request"] == told[4]["request"]
+    assert set(json.loads((output / "metrics.json").read_text())["checkpoints"]) == {
+        "step_000002",
+        "step_000004",
+    }
+    error = commands.error_of("run_sample.py", *command(tmp_path / "x", "--checkpoints=2,3"))
+    assert "has no step '3'; it has [2, 4]" in error
+
+
+def test_exported_weights_make_the_same_videos(sampled, tmp_path):
+    weights = tmp_path / "model.safetensors"
+    commands.run("converters/convert.py", f"--source={commands.trained()}", f"--target={weights}")
+    arguments = command(tmp_path / "videos", "--guidance=1.5", "--max_samples=1", "--seed=7")[1:]
+    experiment = [*commands.demo(), "--config.data.cameras=camera_000,camera_180"]
+    commands.run("run_sample.py", f"--checkpoint={weights}", *arguments, *experiment)
+    for camera in CAMERAS:
+        ours = frames(tmp_path / "videos" / "episode_0000" / f"{camera}.mp4")
+        theirs = frames(sampled / "episode_0000" / f"{camera}.mp4")
+        assert np.abs(ours - theirs).max() <= 2
+    error = commands.error_of(
+        "run_sample.py", f"--checkpoint={weights}", *command(tmp_path / "other")[1:]
+    )
+    assert "say with --config=experiments/NAME.py what the weights are of" in error
+
+
+def test_a_guardrail_sees_prompts_and_frames(tmp_path):
+    (tmp_path / "guard.py").write_text(
+        "import numpy as np\n"
+        "def blacken(prompt=None, frames=None):\n"
+        "    return None if frames is None else np.zeros_like(frames)\n"
+        "def refuse(prompt=None, frames=None):\n"
+        "    if prompt is not None:\n"
+        "        raise ValueError('too bold')\n"
+    )
+    output, more = tmp_path / "videos", dict(paths=[tmp_path])
+    arguments = command(output, "--max_samples=1")
+    error = commands.error_of("run_sample.py", *arguments, "--guardrail=guard:refuse", **more)
+    assert "sample 'episode_0000': refused: too bold" in error and not output.exists()
+    commands.run("run_sample.py", *arguments, "--guardrail=guard:blacken", **more)
+    assert frames(output / "episode_0000" / "camera_000.mp4").max() <= 2
+    assert frames(output / "episode_0000" / "control" / "camera_000.mp4").max() > 100
+
+
+def test_the_reference_writes_views_one_after_another(tmp_path, folder):
+    for kind in ("captions", "videos"):
+        shutil.rmtree(folder / kind)
+    output = tmp_path / "videos"
+    error = commands.error_of(
+        "run_sample.py", *command(output, "--compat=reference", folder=folder)
+    )
+    assert "no published prefix for camera 'camera_000'" in error
+
+
+def test_a_plan_reads_no_weights_and_writes_nothing(tmp_path):
+    output = tmp_path / "videos"
+    arguments = ("--plan", "--num_chunks=all", "--plan_devices=4", "--guidance=2")
+    done = commands.run("run_sample.py", *command(output, *arguments))
+    assert "8 frames of 32x48 in 2 chunks of 24 tokens, 4 evaluations" in done.out
+    assert "on each of 4 devices" in done.out
+    assert not output.exists()
 
 
 # ---- Bad input.
@@ -182,17 +357,32 @@ def untouched(folder):
 BAD = {
     "unreadable": (unreadable, [], ["1 bad files", "episode_0001.mp4: ", "not a video"]),
     "missing view": (without_view, [], ["1 bad files", "camera_180/episode_0002.mp4: missing"]),
+    "chunks": (untouched, ["--num_chunks=some"], ["--num_chunks=some must be a number, or all"]),
+    "overlap": (
+        untouched,
+        ["--num_chunks=2", "--chunk_overlap=2"],
+        ["chunk_overlap=2 must be 1, 5, 9"],
+    ),
+    "interval": (untouched, ["--guidance_interval=0.9,0.1"], ["guidance_interval=(0.9, 0.1)"]),
+    "interval's form": (untouched, ["--guidance_interval=1"], ["must be two numbers"]),
+    "guardrail": (untouched, ["--guardrail=nowhere:f"], ["--guardrail='nowhere:f'"]),
+    "size": (untouched, ["--size=30,48"], ["(30, 48) must be multiples of 16"]),
+    "config": (untouched, ["--config=experiments/demo.py"], ["--config:", "drop it"]),
     "no control": (without_control, [], ["no control_input_* folders"]),
     "other control": (untouched, ["--control=control_input_edge"], ["no such control folder"]),
-    "too short": (too_short, [], ["3 frames too short: 2, and a clip of 5 frames"]),
+    "too short": (too_short, [], ["3 frames too short: 2 at the wanted rate, and a clip has 5"]),
     "unknown camera": (unknown_camera, [], ["camera_090: the model knows no such camera"]),
     "no videos": (
         without_videos,
         ["--num_conditional_frames=1"],
-        ["6 bad files", "videos/camera_000/episode_0000.mp4: missing"],
+        ["2 bad files", "video of view 'camera_000': none is given, 1 frames needed"],
     ),
     "given frames": (untouched, ["--num_conditional_frames=3"], ["frames=3", "0, 1, 5"]),
-    "too many": (untouched, ["--num_conditional_frames=9"], ["=9 exceeds the 5 frames"]),
+    "too many": (
+        untouched,
+        ["--num_conditional_frames=9"],
+        ["9 given frames exceed the 5 of a clip"],
+    ),
     "fps": (untouched, ["--fps=4"], ["10 fps is not a multiple of data.fps=4"]),
     "steps": (untouched, ["--num_steps=0"], ["num_steps=0"]),
     "mesh": (untouched, ["--mesh=data=3"], ["needs 3 devices", "there are 1"]),

@@ -27,6 +27,11 @@ def latent_frames(frames: int, temporal: int) -> int:
     return 1 + (frames - 1) // temporal
 
 
+def pixel_frames(latents: int, temporal: int) -> int:
+    """Pixel frames that the first `latents` latent frames hold: the inverse of `latent_frames`."""
+    return 1 + (latents - 1) * temporal if latents else 0
+
+
 def view_counts(counts: int | Sequence[int], v: int, t: int) -> Int[np.ndarray, "v"]:
     """Explicit numbers of given latent frames: one for all views, or one for each view.
 

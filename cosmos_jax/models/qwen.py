@@ -32,6 +32,8 @@ AXES = "b s d"
 
 SYSTEM = "You are a helpful assistant who will provide prompts to an image generator."
 TEMPLATE = f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n{{caption}}<|im_end|>\n"
+NO_CAPTION = " "
+"""What the published models read where a view has no caption: a space, which is a token, not ""."""
 """What the tower reads: Qwen's chat format, with the reference's system prompt."""
 
 PADDING = "<|endoftext|>"
@@ -263,8 +265,9 @@ class QwenText(QwenConfig):
 
     @property
     def template(self) -> str:
-        """The text around a caption; with weights, tokenizer and length it fixes an embedding."""
-        return TEMPLATE
+        """The text around a caption, and in place of none; with weights, tokenizer and length it
+        fixes an embedding."""
+        return f"{TEMPLATE}{NO_CAPTION!r}"
 
     @property
     def description(self) -> str:
@@ -281,6 +284,8 @@ class QwenText(QwenConfig):
     def ids(self, captions: Sequence[str]) -> Int32[np.ndarray, "b s"]:
         """Token ids of the captions in their template, cut or padded on the right to `tokens`.
 
+        "", a view without a caption, is read as `NO_CAPTION`.
+
         Raises:
             ValueError: no captions; a tokenizer that cannot be loaded, lacks a special token, or
                 has ids beyond the network's vocabulary.
@@ -288,7 +293,7 @@ class QwenText(QwenConfig):
         if not captions:
             raise ValueError("Qwen: no captions to encode")
         tokenizer = load_tokenizer(self.tokenizer)
-        prompts = [TEMPLATE.format(caption=caption) for caption in captions]
+        prompts = [TEMPLATE.format(caption=caption or NO_CAPTION) for caption in captions]
         padding = tokenizer.convert_tokens_to_ids(PADDING)
         out = np.full((len(prompts), self.tokens), padding, np.int32)
         for row, ids in zip(out, tokenizer(prompts, add_special_tokens=False)["input_ids"]):

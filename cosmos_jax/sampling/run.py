@@ -1,0 +1,324 @@
+"""One run of the sampler: all is checked, then weights are read, then samples are written."""
+
+import dataclasses
+import itertools
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from cosmos_jax import build, build_sample, build_weights, cli, startup, versions
+from cosmos_jax import checkpoints as stored
+from cosmos_jax.encode import Encoder
+from cosmos_jax.generate import Generator
+from cosmos_jax.prepare.progress import Progress
+from cosmos_jax.sampling import checkpoints, guardrail, inputs, outputs, requests, sampler
+from cosmos_jax.sampling.kept_chunks import KeptChunks
+from cosmos_jax.sampling.model import Model
+from cosmos_jax.sampling.reading import Job, open_jobs
+from cosmos_jax.train import Trainer
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What `run_sample.py` was asked for, a field a flag.
+
+    Attributes:
+        checkpoint: a run, a checkpoint, or weights.
+        checkpoints: several of them: "all", steps, or weights.
+        config: the experiment of weights that are no run's.
+        inputs: a folder, or specifications.
+        output: where samples go.
+        overwrite: write over another run's files.
+        reference: do as the published samplers do.
+        mesh: as in "data=2,context=4"; None: what suits the devices.
+        attention: the kernel.
+        weights: "ema" or "regular"; None: the average, if kept.
+        batch: samples that go together.
+        seeds: samples of every request.
+        limit: only the first requests; None: all.
+        control: the control folder.
+        size: (rows, columns) of a folder's samples.
+        text_cache: folder of text embeddings.
+        guardrail: "module:function".
+        metrics: measure the samples; None: where there are several checkpoints.
+        fields: of a specification: fps, prompt.
+        settings: of `SampleConfig`, that are changed.
+        long: of `requests.Long`, that are changed.
+    """
+
+    checkpoint: str
+    checkpoints: str | None
+    config: Any
+    inputs: Sequence[Path]
+    output: Path
+    overwrite: bool
+    reference: bool
+    mesh: str | None
+    attention: str
+    weights: str | None
+    batch: int
+    seeds: int
+    limit: int | None
+    control: str | None
+    size: tuple[int, int] | None
+    text_cache: str | None
+    guardrail: str | None
+    metrics: bool | None
+    fields: Mapping[str, Any]
+    settings: Mapping[str, Any]
+    long: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run that has been checked.
+
+    Attributes:
+        source: the model.
+        jobs: what is to be sampled.
+        trainer: holds the network.
+        mesh: set for the process.
+        sizes: of the network.
+        generator: the denoising loop.
+        guardrail: of prompts and frames, or None.
+        record: for OUT/run.json.
+    """
+
+    source: checkpoints.Source
+    jobs: list[Job]
+    trainer: Trainer
+    mesh: Mesh
+    sizes: build.Sizes
+    generator: Generator
+    guardrail: guardrail.Guardrail | None
+    record: dict[str, Any]
+
+
+def open_source(wanted: Wanted) -> checkpoints.Source:
+    """The model and its weights, as the flags name them."""
+    path = Path(wanted.checkpoint)
+    if checkpoints.is_run(path):
+        if wanted.config is not None:
+            raise ValueError(f"--config: {path} has its own; drop it")
+        return checkpoints.open_run(path, wanted.checkpoints)
+    if wanted.config is None:
+        if path.is_dir() and not (path / "weights.json").is_file():
+            stored.locate(path)  # says what it lacks
+        raise ValueError(
+            f"{path} is no workdir of run_train.py: say with --config=experiments/NAME.py what the "
+            "weights are of"
+        )
+    more = [] if wanted.checkpoints is None else wanted.checkpoints.split(",")
+    return checkpoints.open_files([wanted.checkpoint, *more], wanted.config)
+
+
+def prepare(wanted: Wanted) -> Prepared:
+    """Checks all that can be checked before weights are read."""
+    source = open_source(wanted)
+    values = source.values
+    values["attention"] = wanted.attention  # of this machine, not of the one that trained
+    trainer = build.trainer(values)
+    controlled = bool(trainer.net.config.control_blocks)
+    if "control_weight" in wanted.settings and not controlled:
+        raise ValueError("--control_weight: the model has no control branch")
+    model = Model(
+        build.make(build.DataConfig, {**values["data"], "root": "."}, "config.data"),
+        source.cameras,
+        controlled,
+        build_sample.sample_config(values),
+        wanted.reference,
+    )
+    asked = inputs.read(wanted, model)
+    asked = requests.with_seeds(asked, wanted.seeds)
+    requests.check_names(asked)
+    jobs = open_jobs(asked, model.config, controlled)
+    codec = build.codec(values)
+    for job in jobs:
+        sampler.check(job, codec)
+    guard = guardrail.load(wanted.guardrail)
+    guardrail.check_prompts(guard, asked)
+    guided = any(job.request.settings.guidance for job in jobs)
+    mesh = build_sample.sampling_mesh(values, trainer, wanted.mesh, guided)
+    jax.set_mesh(mesh)
+    sizes = build.sizes(values, mesh, trainer)
+    record = {
+        "weights": [[c.where, c.weights(wanted.weights)] for c in source.found],
+        "samples": {request.name: request.about() for request in asked},
+    }
+    outputs.check(wanted.output, record, wanted.overwrite)
+    generator = build_sample.generator(values, mesh, trainer)
+    return Prepared(source, jobs, trainer, mesh, sizes, generator, guard, record)
+
+
+def print_plan(wanted: Wanted, devices: int) -> None:
+    """Prints what a run would take on so many GPUs, and reads no weights."""
+    jax.config.update("jax_platforms", "cpu")  # a GPU may be another's, and is not needed
+    jax.config.update("jax_num_cpu_devices", devices)
+    prepared = prepare(dataclasses.replace(wanted, attention="xla"))
+    plan = build.load("cosmos_jax.sampling.plan:lines", "--plan")
+    for line in plan(prepared, wanted.attention):
+        print(line, flush=True)
+
+
+def sample(wanted: Wanted) -> None:
+    """Samples all jobs with all checkpoints."""
+    with cli.user_errors():
+        startup.keep_programs()
+        prepared = prepare(wanted)
+        source, jobs = prepared.source, prepared.jobs
+        said = [*itertools.chain(*(captions(job) for job in jobs))]
+        text = build_sample.text(
+            source.values, prepared.mesh, prepared.sizes, source.folder, said, wanted.text_cache
+        )
+        if jax.process_index() == 0:
+            outputs.begin(wanted.output, prepared.record, wanted.overwrite)
+    print(f"text     {text.description}", flush=True)
+    for job in jobs:
+        print(f"sample   {describe(job)}", flush=True)
+    encoder: Encoder | None = None
+    for checkpoint in source.found:
+        with cli.user_errors():
+            variables = checkpoint.load(prepared.trainer, prepared.sizes, wanted.weights)
+            text.check(variables["params"])
+            encoder = encoder or build_weights.encoder(source.values, prepared.mesh, text)
+        about = {
+            "source": checkpoint.where,
+            "which": checkpoint.weights(wanted.weights),
+            "checksum": stored.digest(variables),
+        }
+        print(
+            f"weights  {checkpoint.where} ({about['which']}, checksum {about['checksum']})",
+            flush=True,
+        )
+        folder = wanted.output if len(source.found) == 1 else wanted.output / checkpoint.label
+        with_weights(wanted, prepared, encoder, variables, about, folder)
+        del variables
+    if jax.process_index() == 0:
+        finish(wanted, len(source.found) > 1)
+
+
+def captions(job: Job) -> tuple[str, ...]:
+    """All that is said in a job."""
+    return (*(view.caption for view in job.request.views), *(job.request.negative or ()))
+
+
+def describe(job: Job) -> str:
+    """A job in one line."""
+    count = len(job.plan.starts)
+    parts = f" in {count} chunks" if count > 1 else ""
+    views = ", ".join(camera or "the view" for camera in job.request.cameras)
+    return f"{job.request.name}: {job.plan.frames} frames{parts} of {views}"
+
+
+def with_weights(
+    wanted: Wanted,
+    prepared: Prepared,
+    encoder: Encoder,
+    variables: Any,
+    about: Mapping[str, Any],
+    folder: Path,
+) -> None:
+    """Samples all jobs that are not finished, and writes each as soon as it is."""
+    open_jobs = []
+    for job in prepared.jobs:
+        name = job.request.name
+        if outputs.finished(folder, name, job.request.fingerprint(about["checksum"])):
+            print(f"{outputs.sidecar(folder, name)} is there already", flush=True)
+        else:
+            open_jobs.append(job)
+    progress = Progress(folder.name, sampler.steps(open_jobs, prepared.generator.process), "steps")
+    run = sampler.Sampler(prepared.generator, encoder, variables, progress.add)
+    written = len(prepared.jobs) - len(open_jobs)
+    for group in sampler.groups(open_jobs, wanted.batch):
+        stores = [
+            KeptChunks(
+                folder / f".{job.request.name}.chunks", job.request.fingerprint(about["checksum"])
+            )
+            for job in group
+        ]
+        try:
+            made = run(group, stores)
+        except OSError as error:  # of files that changed since they were checked
+            cli.fail(error)
+        for job, store, result in zip(group, stores, made, strict=True):
+            if jax.process_index() == 0:
+                with cli.user_errors():
+                    write(wanted, prepared, folder, job, result, about)
+                    store.clear()
+            written += 1
+            place = outputs.sidecar(folder, job.request.name)
+            print(f"{written}/{len(prepared.jobs)} {place}", flush=True)
+
+
+def write(
+    wanted: Wanted,
+    prepared: Prepared,
+    folder: Path,
+    job: Job,
+    made: sampler.Sampled,
+    weights: Mapping[str, Any],
+) -> None:
+    """Writes a sample's files, and how it was made."""
+    request = job.request
+    pixels = guardrail.check_frames(prepared.guardrail, made.pixels)
+    true = job.true(range(job.plan.frames)) if job.truth else None
+    files = outputs.write(
+        folder,
+        request.name,
+        request.cameras,
+        pixels,
+        made.control,
+        true,
+        job.fps,
+        request.combined,
+    )
+    if wanted.reference:
+        outputs.write_as_reference(
+            folder, request.name, request.cameras, pixels, job.fps, request.combined
+        )
+    said = {
+        "fingerprint": request.fingerprint(weights["checksum"]),
+        "name": request.name,
+        "prompt": {view.camera: view.caption for view in request.views},
+        "negative_prompt": request.settings.negative_prompt,
+        "cameras": request.cameras,
+        "fps": job.fps,
+        "frames": job.plan.frames,
+        "size": job.config.size,
+        "seed": request.settings.seed,
+        "settings": dataclasses.asdict(request.settings),
+        "compat": "reference" if wanted.reference else "none",
+        "evaluations": made.evaluations,
+        "request": request.about(),
+        "weights": weights,
+        "mesh": dict(prepared.mesh.shape),
+        "versions": versions.versions(),
+        "files": files,
+        "boundaries": job.plan.boundaries,
+    }
+    if job.plan.boundaries:
+        report = build.load("cosmos_jax.sampling.chunk_report:report", "chunks")
+        said["chunks"] = report(job, pixels, made.control)
+    outputs.keep(outputs.sidecar(folder, request.name), said)
+
+
+def finish(wanted: Wanted, several: bool) -> None:
+    """Measures the samples, where that is wanted, and writes the gallery.
+
+    What goes wrong here costs no sample: it is said, and the command that does it again.
+    """
+    steps = [("cosmos_jax.gallery.page:write_gallery", "cosmos_jax.gallery", "")]
+    if several if wanted.metrics is None else wanted.metrics:
+        steps.insert(
+            0, ("cosmos_jax.sampling.metrics:measure", "cosmos_jax.evaluate", "--generated=")
+        )
+    for name, module, flag in steps:
+        try:
+            print(build.load(name, module)(wanted.output), flush=True)
+        except (ValueError, OSError) as error:
+            again = f"python -m {module} {flag}{wanted.output}"
+            print(f"not done: {error}; again: {again}", file=sys.stderr, flush=True)
