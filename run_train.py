@@ -24,6 +24,7 @@ WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints,
 DETERMINISTIC = flags.DEFINE_bool(
     "deterministic", False, "GPU kernels that give the same bits every time, where slower."
 )
+PROFILE = flags.DEFINE_string("profile", None, "START:STEPS that jax's profiler traces, as 20:3.")
 PLAN = cli.define_switch("plan", "What the run would take; or compile, to ask XLA.", "compile")
 PLANNED = (
     flags.DEFINE_integer("plan_devices", None, "Devices to plan for.", lower_bound=1),
@@ -64,6 +65,7 @@ def train(config: Any, workdir: Path) -> None:
 
     with cli.user_errors():
         parts = run_parts.make(config, workdir)
+        profile = build.profile(PROFILE.value, workdir, parts.done or 0, parts.loop.steps)
         loop, sizes, encoder = parts.loop, parts.sizes, parts.encoder
         state, record, saver = run_parts.begin(parts)
         first = 0 if record is None else record.step
@@ -75,7 +77,6 @@ def train(config: Any, workdir: Path) -> None:
             total_steps=loop.steps,
             resumed_step=first if first else None,
             wandb=loop.log.wandb,
-            project=loop.log.project,
             config=parts.values,
         )
         clips = parts.data.train
@@ -85,7 +86,7 @@ def train(config: Any, workdir: Path) -> None:
     watch, stop = metrics.Stopwatch(), hosts.Stop()
 
     try:
-        with saver, writer:
+        with saver, writer, profile or contextlib.nullcontext():
             # ---- The first batch.
             batch, position = encoder(next(stream), loop.rows, loop.batch), stream.state()
             if first == 0 and (alarm := build.alarm(loop, parts.trainer, state, batch)):
@@ -99,6 +100,8 @@ def train(config: Any, workdir: Path) -> None:
             since, tokens, flops = first, 0.0, 0.0
             skipped = metrics.Unsound(parts.trainer.skip_unsound)
             for step in range(first + 1, loop.steps + 1):
+                if profile:
+                    profile.turn(step)
                 # ---- Step. While the devices work, the next batch is read and queued behind it.
                 consumed, views = position, batch.latents.shape[1]
                 tokens += sizes.tokens(views) * loop.batch
@@ -128,7 +131,7 @@ def train(config: Any, workdir: Path) -> None:
                     )
                     since, tokens, flops = step, 0.0, 0.0
                     seen = {**stream.metrics(), **metrics.memory(), "unsound_steps": skipped.total}
-                    writer.write(step, {**out, **speed, **seen})
+                    writer.write(step, {**out, **speed, **hosts.spread(speed), **seen})
                 if parts.validation is not None and (step % loop.validation.every == 0 or last):
                     with watch("evaluation"):
                         scores = parts.validation(state)
@@ -138,7 +141,7 @@ def train(config: Any, workdir: Path) -> None:
                         saver.save(state, consumed["samples"], consumed, scores)
                 if parts.preview is not None and loop.preview.due(step, loop.steps):
                     with watch("evaluation"):
-                        print(f"sampled {parts.preview(state, step)}", flush=True)
+                        writer.videos(step, parts.preview(state, step))
                 if scores or last:
                     build.report(workdir)
                 if leaving and not last:

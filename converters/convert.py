@@ -11,13 +11,18 @@ The target's name says what is written, unless --format does: `.pt` and `.pth`, 
 `.dcp` or `iter_*` (a distributed checkpoint); any other name is a folder. From published weights it
 becomes a weights folder of ours; from a checkpoint of ours it gets the guides' three files,
 model.pt (regular bf16 and EMA fp32), model_ema_fp32.pt and model_ema_bf16.pt. Each of these names
-stands for its layout as a target of its own, too.
+stands for its layout as a target of its own, too. Of a network of Predict1 they are
+iter_N_reg_model.pt (regular, bf16) and iter_N_ema_model.pt (EMA, fp32), N the step in nine digits,
+and the names mean that layout likewise. Predict1's tokenizer, which is read from the
+folder of its published files (encoder.jit, decoder.jit, mean_std.pt, image_mean_std.pt), becomes
+model.pt and the two files of statistics in a folder with --format=guides.
 
 Adapters (LoRA, DoRA) of a checkpoint are merged into its kernels. --format=peft writes them alone,
 as a folder that PEFT loads.
 """
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,12 +41,19 @@ FORMAT = flags.DEFINE_enum("format", None, FORMATS, "Of the target; default: by 
 AUDIT = flags.DEFINE_bool("audit", False, "Print the account: tensors, bytes, checksums.")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a target that exists.")
 
-# name: (set, dtype, prefix) of each part
-GUIDES = {
+Parts = tuple[tuple[str, str, str], ...]
+"""Set, dtype and prefix of each part of a file."""
+
+GUIDES: dict[str, Parts] = {
     "model.pt": (("regular", "bf16", "net."), ("ema", "fp32", "net_ema.")),
     "model_ema_fp32.pt": (("ema", "fp32", "net."),),
     "model_ema_bf16.pt": (("ema", "bf16", "net."),),
 }
+PREDICT1: dict[str, Parts] = {
+    "reg": (("regular", "bf16", "net."),),
+    "ema": (("ema", "fp32", "net."),),
+}
+"""Of Predict1's trainer, whose files are named after the iteration."""
 
 
 def main(argv: list[str]) -> None:
@@ -98,14 +110,8 @@ def write(source: Any, which: str, target: Path, kind: str) -> str:
         arrays = weights.to_dtype(source, which, DTYPE.value)
         return put(target, size(arrays), lambda p: weights.save(p, source, which, arrays))
     if kind == "guides":
-        parts = {name: layout(source, name) for name in GUIDES}
-
-        def three(folder: Path) -> None:
-            folder.mkdir()
-            for name, tensors in parts.items():
-                torch_files.write_torch(folder / name, tensors)
-
-        return put(target, sum(map(size, parts.values())), three)
+        nbytes, how = guide_files(source, which)
+        return put(target, nbytes, how)
     if kind == "peft":
         about, tensors = adapters.to_peft(source.adapted, which, source.network.table)
         if DTYPE.value == "bf16":  # they are float32
@@ -119,10 +125,11 @@ def write(source: Any, which: str, target: Path, kind: str) -> str:
             )
 
         return put(target, size(tensors), pair)
-    if kind == "pt" and target.name in GUIDES:
-        tensors = layout(source, target.name)
-    elif kind == "dcp" and len(source.sets) > 1 and WHICH.value is DTYPE.value is None:
-        tensors = layout(source, "model.pt")
+    both = len(source.sets) > 1 and WHICH.value is DTYPE.value is None and not is_predict1(source)
+    if kind == "pt" and (parts := named_parts(source, target.name)):
+        tensors = layout(source, target.name, parts)
+    elif kind == "dcp" and both:
+        tensors = layout(source, "model.pt", GUIDES["model.pt"])
     else:
         tensors = weights.to_reference(source, which, DTYPE.value, "net.")
     if kind == "pt":
@@ -138,8 +145,42 @@ def write(source: Any, which: str, target: Path, kind: str) -> str:
     return put(folder, size(tensors), lambda p: dcp.write_dcp(p, tensors))
 
 
-def layout(source: Any, name: str) -> dict[str, Any]:
-    """The tensors of one of the guides' three files.
+def guide_files(source: Any, which: str) -> tuple[int, Callable[[Path], None]]:
+    """Bytes of the folder that the guides have for a network, and what writes it."""
+    from converters import cv8x8x8, torch_files, weights
+
+    if source.network.options.keys() >= {"channels_mult"}:  # of the tokenizer
+        tensors = weights.to_reference(source, which, DTYPE.value, "")
+        nbytes = sum(tensor.nbytes for tensor in tensors.values())
+        return nbytes, lambda folder: cv8x8x8.write_folder(folder, tensors)
+    wanted = GUIDES
+    if is_predict1(source):
+        wanted = {f"iter_{source.step:09d}_{k}_model.pt": parts for k, parts in PREDICT1.items()}
+    files = {name: layout(source, name, parts) for name, parts in wanted.items()}
+
+    def write_all(folder: Path) -> None:
+        folder.mkdir()
+        for name, tensors in files.items():
+            torch_files.write_torch(folder / name, tensors)
+
+    return sum(t.nbytes for tensors in files.values() for t in tensors.values()), write_all
+
+
+def is_predict1(source: Any) -> bool:
+    """Whether the weights are of a network of Predict1."""
+    return "masked" in source.network.options
+
+
+def named_parts(source: Any, name: str) -> Parts | None:
+    """The parts of a file whose name stands for its layout, or None."""
+    if not is_predict1(source):
+        return GUIDES.get(name)
+    match = re.fullmatch(r"iter_\d+_(reg|ema)_model\.pt", name)
+    return PREDICT1[match[1]] if match else None
+
+
+def layout(source: Any, name: str, parts: Parts) -> dict[str, Any]:
+    """The tensors of one of the guides' files.
 
     Raises:
         ValueError: the source lacks a set or its precision, or flags contradict the layout.
@@ -149,8 +190,8 @@ def layout(source: Any, name: str) -> dict[str, Any]:
     if WHICH.value is not None or DTYPE.value is not None:
         raise ValueError(f"{name} has a layout of its own: leave --which and --dtype out")
     tensors: dict[str, Any] = {}
-    for which, dtype, prefix in GUIDES[name]:
-        if len(GUIDES[name]) > 1 and which not in source.sets:
+    for which, dtype, prefix in parts:
+        if len(parts) > 1 and which not in source.sets:
             raise ValueError(
                 f"{name} holds regular and EMA weights, and {source.where} holds only "
                 f"{[s or 'one unnamed set' for s in source.sets]}; give a --target of another name"

@@ -33,15 +33,17 @@ LINEAR = "o i -> i o"
 VECTOR = "d -> d"
 
 
-class _Options(dict):
+class Arguments(dict):
     """Constructor arguments; what is asked for is taken out, so that what is left is unknown."""
 
     def take(self, name: str, needed: bool = True) -> Any:
+        """An argument's value; None where one that is not needed is missing."""
         if name not in self and needed:
             raise ValueError(f"option {name} of the reference network is missing")
         return self.pop(name, None)
 
     def take_only(self, name: str, value: Any) -> None:
+        """Raises a ValueError where an argument is given with another value."""
         if self.pop(name, value) != value:
             raise ValueError(f"option {name} of the reference network must be {value!r}")
 
@@ -54,7 +56,7 @@ def config(cls: str, options: Mapping[str, Any]) -> DiTConfig:
     """
     if cls not in SINGLE_VIEW + MULTI_VIEW + CROSS_VIEW:
         raise ValueError(f"unknown reference network {cls}")
-    given = _Options(options)
+    given = Arguments(options)
     for name, value in ONLY.items():
         given.take_only(name, value)
     for name in WITHOUT_EFFECT:
@@ -69,7 +71,7 @@ def config(cls: str, options: Mapping[str, Any]) -> DiTConfig:
     return DiTConfig(**fields)
 
 
-def _trunk(given: _Options) -> dict[str, Any]:
+def _trunk(given: Arguments) -> dict[str, Any]:
     width, patch = given.take("model_channels"), given.take("patch_spatial")
     projected = given.take("use_crossattn_projection")
     rows, columns = given.take("max_img_h"), given.take("max_img_w")
@@ -95,7 +97,7 @@ def _trunk(given: _Options) -> dict[str, Any]:
     }
 
 
-def _views(given: _Options, width: int, cross: bool) -> dict[str, Any]:
+def _views(given: Arguments, width: int, cross: bool) -> dict[str, Any]:
     rows, channels = given.take("n_cameras_emb"), given.take("view_condition_dim")
     fields = {
         "view_rows": rows,
@@ -114,7 +116,7 @@ def _views(given: _Options, width: int, cross: bool) -> dict[str, Any]:
     return fields
 
 
-def _control(given: _Options, trunk: Mapping[str, Any]) -> dict[str, Any]:
+def _control(given: Arguments, trunk: Mapping[str, Any]) -> dict[str, Any]:
     n, every = trunk["blocks"], given.take("vace_block_every_n")
     mappings = {"spaced": range(0, n, every), "first_n": range(n // every)}
     strategy = given.take("condition_strategy")

@@ -4,13 +4,14 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from converters import cv8x8x8
 from converters.dcp import METADATA, open_dcp
 from converters.safetensors_files import INDEX, open_safetensors, weight_map
 from converters.stored import Stored
 from converters.torch_files import open_torch
 
 SCHEME = "hf://"
-FOLDER = ("*.safetensors", "*.json", "*.txt", "*.model", METADATA, "*.distcp")
+FOLDER = ("*.safetensors", "*.json", "*.txt", "*.model", METADATA, "*.distcp", *cv8x8x8.FILES)
 
 
 def is_remote(source: str) -> bool:
@@ -95,9 +96,11 @@ def open_tensors(source: str) -> Mapping[str, Stored]:
             return open_dcp(path)  # says that .metadata is missing
         if list(path.glob("*.safetensors")) or list(path.glob(f"*{INDEX}")):
             return open_safetensors(path)
+        if cv8x8x8.is_folder(path):
+            return cv8x8x8.open_folder(path)
         raise ValueError(
             f"{path} holds no weights: neither {METADATA} with *.distcp, nor *.safetensors, nor a "
-            "checkpoint of ours"
+            f"tokenizer ({', '.join(cv8x8x8.FILES)}), nor a checkpoint of ours"
         )
     with path.open("rb") as file:
         head = file.read(9)

@@ -9,18 +9,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from converters import dit25, qwen, rules, wan_vae
+from converters import cv8x8x8, dit25, predict1, qwen, rules, t5, wan_vae
 from converters.rules import Table
 from converters.stored import Stored
-from cosmos_jax import build, sharding, train
+from cosmos_jax import build, build_predict1, sharding, train
+from cosmos_jax.models.cv8x8x8 import CV8x8x8
 from cosmos_jax.models.dit import DiT, DiTConfig
+from cosmos_jax.models.predict1 import Predict1, Predict1Config
 from cosmos_jax.models.qwen import QwenConfig, QwenTower
+from cosmos_jax.models.t5 import T5Config, T5Encoder
 from cosmos_jax.models.wan_vae import WanVAE
 
 Shapes = Mapping[str, tuple[int, ...]]
-EXECUTION = ("dtype", "param_dtype", "remat", "attention", "text_attention", "adapter")
+EXECUTION = (
+    *("dtype", "param_dtype", "remat", "attention", "text_attention", "adapter"),
+    *("rope_precision", "repeated_views"),
+)
 WAN_VAE, QWEN = "wan2.1_vae", "qwen2.5_vl_text"
-NAMES = (*build.VARIANTS, WAN_VAE, QWEN)
+TOKENIZER, T5 = "cv8x8x8_tokenizer", "t5_11b_encoder"
+DITS: dict[str, DiTConfig] = {**build.VARIANTS, **build_predict1.VARIANTS}
+NAMES = (*DITS, WAN_VAE, QWEN, TOKENIZER, T5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,39 +51,51 @@ class Network:
 
 
 def dit(name: str, config: DiTConfig) -> Network:
-    """A diffusion transformer of the 2.5 family, without adapters: files hold them merged."""
+    """A diffusion transformer, without adapters: files hold them merged."""
     config = dataclasses.replace(config, adapter=None)
     features = config.text_features or config.text_width
     frames = sharding.axis_size("context")  # of the mesh that is set, if any
     inputs = train.network_inputs(config.channels, features, bool(config.control_blocks), frames)
-    like = jax.eval_shape(DiT(config).init, jax.random.key(0), **inputs)
+    net = Predict1(config) if isinstance(config, Predict1Config) else DiT(config)
+    table = predict1.table(config) if isinstance(config, Predict1Config) else dit25.table(config)
+    like = jax.eval_shape(net.init, jax.random.key(0), **inputs)
     options = {k: v for k, v in dataclasses.asdict(config).items() if k not in EXECUTION}
-    return Network(name, options, dit25.table(config), like, prefixed=True)
+    return Network(name, options, table, like, prefixed=True)
 
 
-def vae(name: str, codec: WanVAE) -> Network:
-    """A Wan2.1 autoencoder."""
+def vae(name: str, codec: WanVAE | CV8x8x8) -> Network:
+    """A video autoencoder: Wan2.1's, or Predict1's tokenizer."""
     options = {k: v for k, v in dataclasses.asdict(codec).items() if k != "dtype"}
     like = {"params": jax.eval_shape(codec.init, jax.random.key(0))}
-    return Network(name, options, wan_vae.table(codec), like, prefixed=False)
+    table = wan_vae.table(codec) if isinstance(codec, WanVAE) else cv8x8x8.table(codec)
+    return Network(name, options, table, like, prefixed=False)
 
 
-def text(name: str, config: QwenConfig) -> Network:
-    """A Qwen2.5-VL language tower."""
-    names = [field.name for field in dataclasses.fields(QwenConfig)]
+def text(name: str, config: QwenConfig | T5Config) -> Network:
+    """A text encoder: a Qwen2.5-VL language tower, or a T5 encoder."""
+    is_qwen, tokens = isinstance(config, QwenConfig), jnp.zeros((1, 1), jnp.int32)
+    names = [field.name for field in dataclasses.fields(QwenConfig if is_qwen else T5Config)]
     options = {k: getattr(config, k) for k in names if k not in EXECUTION}
-    tokens = jnp.zeros((1, 1), jnp.int32)
-    like = jax.eval_shape(QwenTower(config).init, jax.random.key(0), tokens)
-    return Network(name, options, qwen.table(config), like, prefixed=False)
+    if isinstance(config, QwenConfig):
+        like = jax.eval_shape(QwenTower(config).init, jax.random.key(0), tokens)
+        return Network(name, options, qwen.table(config), like, prefixed=False)
+    like = jax.eval_shape(T5Encoder(config).init, jax.random.key(0), tokens, tokens == 0)
+    return Network(name, options, t5.table(config), like, prefixed=False)
 
 
 def from_options(name: str, options: Mapping[str, Any]) -> Network:
     """The network that `Network.name` and `.options` describe, as JSON keeps them."""
     fields = build.plain(options)
+    if "masked" in fields:
+        return dit(name, Predict1Config(**fields))
     if "text_width" in fields:
         return dit(name, DiTConfig(**fields))
     if "dim_mult" in fields:
         return vae(name, WanVAE(**fields))
+    if "channels_mult" in fields:
+        return vae(name, CV8x8x8(**fields))
+    if "buckets" in fields:
+        return text(name, T5Config(**fields))
     return text(name, QwenConfig(**fields))
 
 
@@ -85,12 +105,16 @@ def published(name: str) -> Network:
     Raises:
         ValueError: there is none of that name.
     """
-    if name in build.VARIANTS:
-        return dit(name, build.VARIANTS[name])
+    if name in DITS:
+        return dit(name, DITS[name])
     if name == WAN_VAE:
         return vae(name, WanVAE())
     if name == QWEN:
         return text(name, QwenConfig())
+    if name == TOKENIZER:
+        return vae(name, CV8x8x8())
+    if name == T5:
+        return text(name, T5Config())
     raise ValueError(f"--model={name} is none of {', '.join(NAMES)}")
 
 
@@ -101,12 +125,23 @@ def recognise(tensors: Mapping[str, Stored]) -> Network:
         ValueError: it is of no network that is known here.
     """
     shapes = {key: tensor.shape for key, tensor in tensors.items()}
+    if predict1.MARK in shapes:
+        base = build_predict1.VARIANTS[predict1.nearest(shapes)]
+        config = predict1.resized(base, shapes)
+        return dit(_named(config, base), config)
     if "x_embedder.proj.1.weight" in shapes:
         return _dit(shapes)
     if "encoder.conv1.weight" in shapes and "conv2.weight" in shapes:
         return _vae(shapes)
     if "embed_tokens.weight" in shapes:
         return _text(shapes)
+    if cv8x8x8.MARK in shapes:
+        codec = cv8x8x8.config(shapes)
+        whole = dataclasses.replace(codec, normalised=True) == CV8x8x8()
+        return vae(TOKENIZER if whole else f"{TOKENIZER}, other sizes", codec)
+    if t5.MARK in shapes:
+        encoder = t5.config(shapes)
+        return text(T5 if encoder == T5Config() else f"{T5}, other sizes", encoder)
     raise ValueError(
         f"these {len(shapes)} tensors are of no network that is known here; the first are "
         f"{list(shapes)[:4]}. Known: {', '.join(NAMES)}"
@@ -201,10 +236,10 @@ def _control(shapes: Shapes, area: int, extra: int) -> dict[str, Any]:
 
 
 def _named(config: DiTConfig, base: DiTConfig) -> str:
-    for name, variant in build.VARIANTS.items():
+    for name, variant in DITS.items():
         if config == variant:
             return name
-    (name,) = (name for name, variant in build.VARIANTS.items() if variant == base)
+    (name,) = (name for name, variant in DITS.items() if variant == base)
     return f"{name}, other sizes"
 
 
@@ -238,22 +273,31 @@ def _text(shapes: Shapes) -> Network:
     return text(QWEN if config == QwenConfig() else f"{QWEN}, other sizes", config)
 
 
+def is_beside(key: str) -> bool:
+    """Whether a tensor lies beside its network, and so has no prefix in files."""
+    return key.startswith(f"{predict1.BESIDE}.")
+
+
 def bare(tensors: Mapping[str, Stored]) -> tuple[dict[str, dict[str, Stored]], dict[str, Stored]]:
     """The sets of weights of a file by name, without prefixes, and what belongs to none.
 
-    The sets are "regular" (`net.`) and "ema" (`net_ema.`), or "" for names without a prefix.
+    The sets are "regular" (`net.`) and "ema" (`net_ema.`), or "" for names without a prefix. What
+    Predict1 keeps beside its network belongs to its set.
 
     Raises:
         ValueError: tensors with and without a prefix.
     """
-    if "embed_tokens.weight" in tensors or _count(tensors, "*.embed_tokens.weight"):
-        names = qwen.bare(tensors)
+    qwen_tables = "embed_tokens.weight" in tensors or _count(tensors, "*.embed_tokens.weight")
+    if t5.MARK in tensors or qwen_tables:
+        names = t5.bare(tensors) if t5.MARK in tensors else qwen.bare(tensors)
         others = {k: v for k, v in tensors.items() if k not in set(names.values())}
         return {"": {ours: tensors[theirs] for ours, theirs in names.items()}}, others
     sets: dict[str, dict[str, Stored]] = {}
     for key, tensor in tensors.items():
         head, _, rest = key.partition(".")
         place = {"net": "regular", "net_ema": "ema"}[head] if head in ("net", "net_ema") else ""
+        if is_beside(key):  # the regular network, where there are prefixes
+            place, rest = "regular" if f"net.{predict1.MARK}" in tensors else "", key
         sets.setdefault(place, {})[rest if place else key] = tensor
     if "" in sets and len(sets) > 1:
         first = list(sets[""])[:4]
@@ -263,4 +307,6 @@ def bare(tensors: Mapping[str, Stored]) -> tuple[dict[str, dict[str, Stored]], d
 
 def read(network: Network, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     """Our arrays of one set of weights; see `rules.read`."""
+    if cv8x8x8.MARK in tensors and "chunk" in network.options:
+        tensors = cv8x8x8.cut(tensors, network.options["chunk"])
     return rules.read(network.table, tensors, network.like)

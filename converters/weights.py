@@ -38,6 +38,7 @@ class Source:
         tensors: the reference's tensors of each set; empty for our own formats.
         others: tensors that belong to no set (the vision tower beside a language tower).
         adapted: the adapters that the kernels of `sets` have taken in, or None.
+        step: finished steps of a checkpoint of ours.
     """
 
     where: str
@@ -46,6 +47,7 @@ class Source:
     tensors: dict[str, dict[str, Stored]]
     others: dict[str, Stored]
     adapted: adapters.Adapted | None = None
+    step: int = 0
 
     @property
     def is_ours(self) -> bool:
@@ -123,12 +125,12 @@ def _checkpoint(source: str, path: Path, network: Network | None) -> Source:
         if (path / item).is_dir()
     }
     if adapter is None:
-        return Source(source, held, sets, {}, {})
+        return Source(source, held, sets, {}, {}, step=record.step)
     parts = {k: {p: a for p, a in v.items() if adapters.is_part(p)} for k, v in sets.items()}
     others = [name for name in _item(path, "params") if not adapters.is_part(name)]
     adapted = adapters.Adapted(adapter, parts, others)
     sets = {name: adapters.merged(arrays, adapter) for name, arrays in sets.items()}
-    return Source(source, held, sets, {}, {}, adapted)
+    return Source(source, held, sets, {}, {}, adapted, record.step)
 
 
 def _check_network(source: str, held: Network, wanted: Network | None) -> None:
@@ -212,7 +214,8 @@ def to_reference(source: Source, which: str, dtype: str | None, prefix: str) -> 
     types = {a.dtype for a in arrays.values() if is_float(a.dtype)}
     if len(types) == 1:  # what is made again gets the type of the rest
         tensors = {key: cast(tensor, *types) for key, tensor in tensors.items()}
-    return {(prefix if source.network.prefixed else "") + k: t for k, t in tensors.items()}
+    prefix = prefix if source.network.prefixed else ""
+    return {k if networks.is_beside(k) else prefix + k: t for k, t in tensors.items()}
 
 
 def checksum(arrays: Mapping[str, Stored]) -> str:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from cosmos_jax import flops, optim, sharding, train
+from cosmos_jax import cli, flops, optim, sharding, train
 from cosmos_jax.data import pipeline
 from cosmos_jax.data.layouts import DataConfig
 from cosmos_jax.loop import CheckpointConfig, LogConfig, Loop, PreviewConfig, ValidationConfig
@@ -88,6 +88,8 @@ def check_keys(given: Any, known: Any, where: str) -> None:
     """Raises a ValueError for a key of `given` that is not `known`; it names the nearest one."""
     for key in given:
         if key not in known:
+            if (place := f"{where}.{key}".removeprefix("config.")) in cli.MOVED:
+                raise ValueError(f"config.{place} is config.{cli.MOVED[place]} now")
             near = difflib.get_close_matches(key, list(known), n=1)
             hint = f"did you mean {where}.{near[0]}?" if near else f"known keys: {sorted(known)}"
             raise ValueError(f"{where}.{key} is not a setting; {hint}")
@@ -165,24 +167,26 @@ def attention_backend(name: str, dtype: str) -> str:
     return name
 
 
-def network(values: Mapping[str, Any]) -> DiT:
+def network(values: Mapping[str, Any]) -> Any:
     """The network: a published variant, changed by the other keys of `config.model`."""
     section = dict(values["model"])
-    base = section.pop("base", None)
-    if base not in VARIANTS:
-        near = difflib.get_close_matches(str(base), VARIANTS, n=1)
+    base, kind, variants = section.pop("base", None), DiT, VARIANTS
+    if str(base).startswith("predict1"):
+        kind, variants = load("cosmos_jax.build_predict1:NETWORKS", "config.model.base")
+    if base not in variants:
+        near = difflib.get_close_matches(str(base), variants, n=1)
         raise ValueError(
-            f"config.model.base={base!r} is none of {sorted(VARIANTS)}"
+            f"config.model.base={base!r} is none of {sorted(variants)}"
             + (f"; did you mean {near[0]!r}?" if near else "")
         )
-    fields = {f.name for f in dataclasses.fields(DiTConfig)}
+    fields = {f.name for f in dataclasses.fields(variants[base])}
     elsewhere = {"dtype", "remat", "attention", "text_attention", "adapter"}
     check_keys(section, fields - elsewhere, "config.model")
     if values["dtype"] not in ("float32", "bfloat16"):
         raise ValueError(f"config.dtype={values['dtype']!r} must be float32 or bfloat16")
     backend = attention_backend(values["attention"], values["dtype"])
     config = dataclasses.replace(
-        VARIANTS[base],
+        variants[base],
         **section,
         dtype=values["dtype"],
         remat=values["remat"],
@@ -190,7 +194,7 @@ def network(values: Mapping[str, Any]) -> DiT:
         text_attention=backend,
         adapter=adapter(values),
     )
-    return DiT(config)
+    return kind(config)
 
 
 def adapter(values: Mapping[str, Any]) -> Any:
@@ -244,6 +248,14 @@ def mesh(values: Mapping[str, Any]) -> Mesh:
     return sharding.make_mesh(**values["mesh"])
 
 
+def process(values: Mapping[str, Any]) -> Any:
+    """The diffusion process: rectified flow, or the class that `config.process.kind` names."""
+    section = dict(values["process"])
+    named = section.pop("kind", None)
+    kind = Process if named is None else load(named, "config.process.kind")
+    return make(kind, section, "config.process")
+
+
 def trainer(values: Mapping[str, Any]) -> Trainer:
     """The pure part of training."""
     config = make(optim.OptimConfig, values["optimizer"], "config.optimizer")
@@ -252,7 +264,7 @@ def trainer(values: Mapping[str, Any]) -> Trainer:
         trainable = optim.ADAPTERS
     return Trainer(
         net=net,
-        process=make(Process, values["process"], "config.process"),
+        process=process(values),
         optimizer=optim.optimizer(config, values["steps"]),
         learning_rate=optim.learning_rate(config, values["steps"]),
         trainable=trainable,
@@ -307,6 +319,7 @@ class Sizes:
         text: s, e of one view's text, as it comes to the network.
         inputs: small inputs that initialise the network.
         model: description of the network, for checkpoints.
+        defaults: of what checkpoints of earlier versions do not say of theirs.
     """
 
     network: DiTConfig
@@ -315,6 +328,7 @@ class Sizes:
     text: tuple[int, int]
     inputs: dict[str, Any]
     model: dict[str, Any]
+    defaults: dict[str, Any]
 
     def tokens(self, views: int) -> int:
         """Tokens of one sample."""
@@ -370,8 +384,12 @@ def sizes(values: Mapping[str, Any], mesh: sharding.AnyMesh, trainer: Trainer) -
     inputs = train.network_inputs(shape[-1], text.width, controlled, mesh.shape["context"])
     # What may change between two starts of one run is left out.
     free = {"dtype", "param_dtype", "remat", "attention", "text_attention"}
-    told = {k: v for k, v in dataclasses.asdict(config).items() if k not in free}
-    network = {k: v for k, v in told.items() if v is not None}  # no adapter: as before there were
+
+    def told(fields: dict[str, Any]) -> dict[str, Any]:  # None: no adapter, as before there were
+        absent = (None, dataclasses.MISSING)
+        return {k: v for k, v in fields.items() if k not in free and v not in absent}
+
+    network = told(dataclasses.asdict(config))
     return Sizes(
         config,
         trainer.abstract_state(inputs, mesh),
@@ -379,6 +397,7 @@ def sizes(values: Mapping[str, Any], mesh: sharding.AnyMesh, trainer: Trainer) -
         (text.tokens, text.width),
         inputs,
         {"network": network, "trainable": trainer.trainable, "codec": values["codec"]},
+        {"network": told({f.name: f.default for f in dataclasses.fields(config)})},
     )
 
 
@@ -458,10 +477,15 @@ def validation(
 
 
 def preview(values: Mapping[str, Any], *parts: Any) -> Callable[[TrainState, int], Path] | None:
-    """A function that samples videos (`build_sample.preview`); None for a run without."""
+    """A function that samples videos (`preview.make`); None for a run without."""
     if not values["preview"]["clips"]:
         return None
-    return load("cosmos_jax.build_sample:preview", "config.preview")(values, *parts)
+    return load("cosmos_jax.preview:make", "config.preview")(values, *parts)
+
+
+def profile(window: str | None, *where: Any) -> Any:
+    """The window of steps that is traced (`profiler.Window`); None: none is asked for."""
+    return load("cosmos_jax.profiler:Window", "--profile")(window, *where) if window else None
 
 
 def report(workdir: Path) -> None:

@@ -143,7 +143,8 @@ def _without_videos(index: Index, config: DataConfig, folder: Path) -> pipeline.
     Raises:
         ValueError: captions by other settings than those that the cache was made with.
     """
-    root, words = Path(config.root), dict(index.words)
+    root = Path(config.root)
+    words = {"prefix_style": "joined", **index.words}  # of caches from before there were others
     wanted = {key: getattr(config, key) for key in latents.WORDS}
     if wanted["caption_camera"] is None:
         wanted["caption_camera"] = words["caption_camera"]

@@ -123,7 +123,7 @@ def identity(values: Mapping[str, Any], projection: str | None) -> dict[str, Any
 
 def _tokenizer(name: str) -> str:
     """A folder's tokenizer by its files; of any other name, the name."""
-    patterns = ("*token*.json", "vocab.*", "merges.*")
+    patterns = ("*token*.json", "vocab.*", "merges.*", "*.model")
     files = sorted({path for pattern in patterns for path in Path(name).glob(pattern)})
     if not files:
         return name

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from cosmos_jax.diffusion import flow
+from cosmos_jax.diffusion import edm, flow
 from cosmos_jax.train import Trainer
 from cosmos_jax.types import Batch, TrainState
 
@@ -19,8 +19,18 @@ def baseline(sigma: jax.Array) -> jax.Array:
     return 1 / (sigma**2 + (1 - sigma) ** 2)
 
 
+def compared(losses: jax.Array, parts: flow.Flow | edm.EDM) -> jax.Array:
+    """Losses as parts of those of a network that has learnt nothing.
+
+    EDM's weighted error is 1 where the network says 0.
+    """
+    if isinstance(parts, edm.EDM):
+        return parts.weight * jnp.mean((parts.prediction - parts.target) ** 2, axis=(1, 2, 3, 4, 5))
+    return losses / baseline(parts.sigma)
+
+
 def ratio(trainer: Trainer, state: TrainState, batch: Batch) -> float:
-    """Mean of loss / `baseline` over 8 fixed noises, at the mid-quantiles of the noise levels.
+    """Mean of `compared` over 8 fixed noises, at the mid-quantiles of the noise levels.
 
     A network that has learnt nothing gives 1 or more. No frame is given.
     """
@@ -34,7 +44,7 @@ def ratio(trainer: Trainer, state: TrainState, batch: Batch) -> float:
         losses, parts = trainer.loss_given(
             state.params, state, batch, given, batch.text, draws.epsilon, normal
         )
-        return jnp.mean(losses / baseline(parts.sigma))
+        return jnp.mean(compared(losses, parts))
 
     return sum(float(score(state, batch, jnp.int32(i))) for i in range(NOISES)) / NOISES
 

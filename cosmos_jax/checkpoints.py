@@ -25,6 +25,7 @@ import pathlib
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -79,6 +80,8 @@ class Checkpoints:
         keep_last: how many of the newest checkpoints stay; at least 1.
         keep_every: checkpoints whose step is a multiple of this stay too; None keeps no others.
         best: name of a metric; the checkpoint with the lowest stays too. None keeps none for that.
+        defaults: parts of `model` that a checkpoint of an earlier version may lack, as it meant
+            them.
 
     Raises:
         ValueError: `keep_last` or `keep_every` below 1.
@@ -92,6 +95,7 @@ class Checkpoints:
         keep_last: int,
         keep_every: int | None = None,
         best: str | None = None,
+        defaults: Mapping[str, Any] = MappingProxyType({}),
     ):
         if keep_last < 1 or (keep_every is not None and keep_every < 1):
             raise ValueError(
@@ -102,6 +106,7 @@ class Checkpoints:
         self._directory = pathlib.Path(directory).absolute()
         self._directory.mkdir(parents=True, exist_ok=True)
         self._model = json.loads(json.dumps(model))
+        self._defaults = json.loads(json.dumps(dict(defaults)))
         self._keep_last = keep_last
         self._keep_every = keep_every
         self._best = best
@@ -198,7 +203,9 @@ class Checkpoints:
         still = {"frozen": abstract.frozen, "constants": abstract.constants}
         check_arrays(path, path, moving)
         check_arrays(path, still_path, still)
-        _check_same(path, leaves({"model": record.model}), leaves({"model": self._model}))
+        later = {k: {**unsaid, **record.model[k]} for k, unsaid in self._defaults.items()}
+        told = leaves({"model": {**record.model, **later}})
+        _check_same(path, told, leaves({"model": self._model}))
         moving = read_items(path, moving)
         still = read_items(still_path, still)
         self._digest = digest(still)

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from absl import app, flags, logging
 
+MOVED = {"log.project": "job.project"}  # settings of earlier versions, without "config."
 BAD_INPUT = 2
 STOPPED = 3
 PREEMPTED = 4
@@ -73,6 +74,8 @@ def _unknown_key(argv: Sequence[str], error: str) -> str:
     key, near = re.findall(r"\w+", error)[0], re.search(r'Did you mean "(\w+)"', error)
     flag = next((arg for arg in argv if key in re.split(r"[.=]", arg)), key).split("=")[0]
     hint = f"did you mean {near[1]}?" if near else "the experiment's file does not list it"
+    if moved := MOVED.get(flag.removeprefix("--config.")):
+        hint = f"it is --config.{moved} now"
     return f"unknown config key {flag}; {hint}"
 
 

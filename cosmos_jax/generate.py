@@ -29,7 +29,8 @@ class SampleConfig:
         num_conditional_frames: given PIXEL frames at the start of every view: 0, 1, 5, 9, ...
         karras: Karras sigmas, as Predict2.5-2B/post-trained, in place of the shifted ones.
         negative_prompt: text of the unconditional branch, in the slots that are trained with text;
-            None: no text at all (zeros).
+            "published": the published samplers'; None: no text at all (zeros). Previews of a
+            training run take none, as the published ones.
         guidance_interval: (lowest, highest) noise level sigma, from 0 to 1, at which guidance acts;
             steps outside evaluate the conditional branch alone, in half the time (Kynkäänniemi et
             al. 2024, arXiv:2404.07724).

@@ -13,6 +13,7 @@ import contextlib
 import importlib
 import os
 import signal
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -50,6 +51,13 @@ def joined() -> contextlib.AbstractContextManager[None]:
                 "alone; add --cluster=slurm (or ompi, k8s), or start one task"
             )
     return contextlib.nullcontext()
+
+
+def spread(speed: Mapping[str, float]) -> dict[str, float]:
+    """What processes differ in (`many_hosts.spread`), which all of them call; nothing of one."""
+    import jax
+
+    return _many().spread(speed) if jax.process_count() > 1 else {}
 
 
 class Stop:

@@ -13,11 +13,13 @@ class ValidationConfig:
         every: steps between validations; 0 for none at all.
         clips: held-out windows, spread evenly over the validation episodes.
         noises: noise draws for each clip; the control gap wants clips x noises of 32 or more.
+        per_frame: whether to log the loss of each latent frame too.
     """
 
     every: int = 200
     clips: int = 8
     noises: int = 4
+    per_frame: bool = False
 
     def __post_init__(self) -> None:
         if self.every < 0 or self.clips < 1 or self.noises < 1:
@@ -50,11 +52,24 @@ class CheckpointConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PreviewConfig:
-    """When to sample videos (0: at the end of training only), and of how many held-out clips
-    (0: never)."""
+    """When and how to sample videos of held-out clips (`preview.make`).
+
+    Attributes:
+        every: steps in between; 0: at the end of training only.
+        clips: how many; 0: never.
+        weights: of "regular" and "ema".
+        conditional_frames: given pixel frames, each number with each of `control_weights`.
+        control_weights: scales of the control; () for a network without control branch.
+        guidance, num_steps: in place of those of `config.sample`.
+    """
 
     every: int
     clips: int
+    weights: tuple[str, ...]
+    conditional_frames: tuple[int, ...]
+    control_weights: tuple[float, ...]
+    guidance: float
+    num_steps: int
 
     def __post_init__(self) -> None:
         if self.every < 0:
@@ -68,11 +83,10 @@ class PreviewConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
-    """When to write a line of metrics, and to which Weights & Biases project."""
+    """When to write a line of metrics, and whether to Weights & Biases too."""
 
     every: int
     wandb: str
-    project: str
 
     def __post_init__(self) -> None:
         if self.every < 1:

@@ -5,9 +5,10 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import jax
+import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
@@ -73,6 +74,23 @@ def _leaving_at_once() -> Iterator[None]:
 def asked_to_stop(step: int) -> bool:
     """Whether a SIGTERM came to any process; all answer alike at the same step."""
     return multihost_utils.reached_preemption_sync_point(step)
+
+
+def spread(speed: Mapping[str, float]) -> dict[str, float]:
+    """How unlike the processes' last steps were, of each one's own `metrics.speed`.
+
+    `hosts/step_spread` and `hosts/data_wait_spread` are (largest - smallest) / mean step time, of
+    the time of a step and of the wait for data in it. Processes wait for each other in every step:
+    one that is slow shows in the second, not in the first. `hosts/longest_data_wait` is its number.
+    """
+    step = speed["seconds_per_step"]
+    own = np.array([step, step * speed["data_wait_fraction"]], np.float32)
+    steps, waits = multihost_utils.process_allgather(own).T
+    return {
+        "hosts/step_spread": float(np.ptp(steps) / steps.mean()),
+        "hosts/data_wait_spread": float(np.ptp(waits) / steps.mean()),
+        "hosts/longest_data_wait": int(waits.argmax()),
+    }
 
 
 def wait(name: str) -> None:

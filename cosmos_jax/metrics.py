@@ -1,8 +1,9 @@
 """Where the numbers of a run go: the console, metrics.jsonl and Weights & Biases; and its clock.
 
 Names: `seconds_per_step`, `tokens_per_second`, `model_tflops` (10^12 model FLOPs a second for each
-device, recomputation not counted), `data_wait_fraction` and `encode_fraction` (shares of the time
-of a step), `peak_memory_gib`, and `seconds/<part>` (since the line before).
+device, recomputation not counted), `model_flops_share` (of the dense bfloat16 peak that the maker
+of the device states), `data_wait_fraction` and `encode_fraction` (shares of the time of a step),
+`peak_memory_gib`, and `seconds/<part>` (since the line before).
 """
 
 import contextlib
@@ -38,6 +39,9 @@ CONSOLE = {
     "data_wait_fraction": "wait {:.0%}",
 }
 """How the console shows known names; others are shown with their name, `seconds/...` not at all."""
+
+
+PEAK_TFLOPS = {"H200": 989.0, "H100 80GB HBM3": 989.0, "A100": 312.0, "B200": 2250.0}
 
 
 class Stopwatch:
@@ -110,10 +114,13 @@ def speed(
         devices: that share the steps.
     """
     training = sum(seconds[part] for part in STEP_PARTS)
+    tflops, kind = flops / training / devices / 1e12, jax.devices()[0].device_kind
+    peaks = [peak for name, peak in PEAK_TFLOPS.items() if name in kind]
     return {
         "seconds_per_step": training / steps,
         "tokens_per_second": tokens / training,
-        "model_tflops": flops / training / devices / 1e12,
+        "model_tflops": tflops,
+        **({"model_flops_share": tflops / peaks[0]} if peaks else {}),
         "data_wait_fraction": seconds["data_wait"] / training,
         "encode_fraction": seconds["encode"] / training,
         **{f"seconds/{part}": seconds[part] for part in PARTS},
@@ -151,8 +158,7 @@ class MetricWriter:
         resumed_step: the step of the checkpoint that the run goes on from, None for a fresh start.
             Lines of later steps, which will be made again, are dropped, so that none stands twice.
         wandb: "disabled", "offline" or "online". A resumed run goes on in the same W&B run.
-        project: W&B project.
-        config: settings of the run, for W&B.
+        config: settings of the run, for W&B: its project, group and name are those of `job`.
 
     Raises:
         ValueError: an unknown W&B mode, or W&B cannot start.
@@ -165,7 +171,6 @@ class MetricWriter:
         total_steps: int,
         resumed_step: int | None,
         wandb: str,
-        project: str,
         config: Mapping[str, Any],
     ):
         if wandb not in WANDB_MODES:
@@ -179,8 +184,10 @@ class MetricWriter:
             workdir.mkdir(parents=True, exist_ok=True)
             if wandb != "disabled":
                 start = importlib.import_module("cosmos_jax.wandb_run").start
-                self._run = start(workdir, wandb, project, config, resumed_step is not None)
-            drop_lines_after(workdir / FILE, resumed_step)
+                self._run = start(workdir, wandb, config, resumed_step is not None)
+            if (workdir / FILE).exists():
+                resume = importlib.import_module("cosmos_jax.resume")
+                resume.drop_lines_after(workdir / FILE, resumed_step)
             self._file = open(workdir / FILE, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
 
     def __enter__(self) -> "MetricWriter":
@@ -198,7 +205,14 @@ class MetricWriter:
         self._file.write(json.dumps({"step": step, **finite}) + "\n")
         print(self._console_line(step, numbers), flush=True)
         if self._run is not None:
-            self._run.log(numbers, step=step)
+            self._run.log({"step": step, **numbers})
+
+    def videos(self, step: int, folder: pathlib.Path) -> None:
+        """Says where samples lie, and sends those that compare (NAME_compare_*.mp4) to W&B."""
+        if self._file is not None:
+            print(f"sampled {folder}", flush=True)
+        if self._run is not None:
+            importlib.import_module("cosmos_jax.wandb_run").send(self._run, step, folder)
 
     def close(self) -> None:
         """Closes the file, and waits for W&B."""
@@ -224,23 +238,3 @@ class MetricWriter:
 
 def _show(name: str, value: float) -> str:
     return CONSOLE[name].format(value) if name in CONSOLE else f"{name} {value:.4g}"
-
-
-def drop_lines_after(path: pathlib.Path, step: int | None) -> None:
-    """Drops the lines of steps after `step` (all of them for None), and a line cut short by a kill.
-
-    The file is replaced at once, so that a kill leaves the old one or the new.
-    """
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if step is not None and row["step"] <= step:
-            kept.append(line + "\n")
-    draft = path.with_name(path.name + ".draft")
-    draft.write_text("".join(kept), encoding="utf-8")
-    draft.replace(path)

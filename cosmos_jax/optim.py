@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import importlib
 import re
 from collections.abc import Iterable, Sequence
 
@@ -16,7 +17,6 @@ from jaxtyping import Array, Float, Int
 from cosmos_jax.types import Params, round_to
 
 ADAPTERS = ".*/lora_.*"  # what is trained of a network with adapters
-ADAPTABLE = r"(_attn|mlp)/\w+/kernel$"  # layers that may have one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ def lambda_linear(
 
 def _line(start: float, end: float, steps: int) -> optax.Schedule:
     """`optax.linear_schedule` starts from `end - (end - start)`: too coarse for a start of 1e-6."""
-    return lambda n: start + (end - start) * n / max(steps, 1)
+    return lambda n: start + (end - start) * n / float(max(steps, 1))  # may exceed int32
 
 
 def learning_rate(config: OptimConfig, steps: int) -> optax.Schedule:
@@ -121,44 +121,21 @@ def zero_nonfinite(grads: Params) -> Params:
     return jax.tree.map(lambda g: jnp.where(jnp.isfinite(g), g, zero.astype(g.dtype)), grads)
 
 
-def scale_by_path(updates: Params, params: Params, factors: Sequence[tuple[str, float]]) -> Params:
-    """Updates times the factor of the first regex that fits the parameter's whole path, or 1.
-
-    Raises:
-        ValueError: a regex that is the first to fit for no parameter; names the nearest paths.
-    """
-    flat = traverse_util.flatten_dict(updates, sep="/")
-    first = {
-        path: next((row for row in factors if re.fullmatch(row[0], path)), None) for path in flat
-    }
-    for row in factors:
-        if row not in first.values():
-            raise ValueError(
-                f"config.optimizer.lr_factors: {row[0]!r} is the first to fit for no trained "
-                f"parameter; near it: {_near(row[0], flat)}"
-            )
-    return _nest({path: flat[path] * row[1] if row else flat[path] for path, row in first.items()})
-
-
 def optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
     """Zeroes what is not finite, clips the global norm of the rest, then AdamW, then `lr_factors`.
 
     Raises:
-        ValueError: see `learning_rate` and `lambda_linear`; a clip that is not positive; learning
-            rate factors that are not positive, or not of a regex.
+        ValueError: see `learning_rate`, `lambda_linear` and `lr_factors.scaling`; a clip that is
+            not positive.
     """
     if config.clip <= 0:
         raise ValueError(
             f"clip={config.clip} must be positive: it bounds the gradient's global norm"
         )
-    for pattern, factor in config.lr_factors:
-        _compiled(pattern, "config.optimizer.lr_factors")
-        if not 0 < factor < float("inf"):
-            raise ValueError(
-                f"config.optimizer.lr_factors: {pattern!r} has factor {factor}; factors are "
-                "positive, and what is not to be trained is left out of config.trainable"
-            )
-    scaled = [optax.stateless(lambda u, p: scale_by_path(u, p, config.lr_factors))]
+    scaled = []
+    if config.lr_factors:
+        factors = importlib.import_module("cosmos_jax.lr_factors")
+        scaled.append(factors.scaling(config.lr_factors))
     return optax.chain(
         optax.stateless(lambda grads, params: zero_nonfinite(grads)),
         optax.clip_by_global_norm(config.clip),
@@ -169,7 +146,7 @@ def optimizer(config: OptimConfig, steps: int) -> optax.GradientTransformation:
             eps=config.eps,
             weight_decay=config.weight_decay,
         ),
-        *(scaled if config.lr_factors else []),
+        *scaled,
     )
 
 
@@ -228,12 +205,12 @@ def split_trainable(params: Params, pattern: str) -> tuple[Params, Params]:
     Raises:
         ValueError: the pattern is not a regex, or it matches nothing; names the nearest paths.
     """
-    compiled = _compiled(pattern, "trainable pattern")
+    fits = compiled(pattern, "trainable pattern")
     flat = traverse_util.flatten_dict(params, sep="/")
-    trainable = {path: leaf for path, leaf in flat.items() if compiled.fullmatch(path)}
+    trainable = {path: leaf for path, leaf in flat.items() if fits.fullmatch(path)}
     if not trainable:
         raise ValueError(
-            f"trainable pattern {pattern!r} matches no parameter; near it: {_near(pattern, flat)}"
+            f"trainable pattern {pattern!r} matches no parameter; near it: {near(pattern, flat)}"
         )
     frozen = {path: leaf for path, leaf in flat.items() if path not in trainable}
     return _nest(trainable), _nest(frozen)
@@ -252,30 +229,8 @@ def merge(trainable: Params, frozen: Params) -> Params:
     return _nest({**one, **two})
 
 
-def check_adapters(params: Params, targets: str, pattern: str) -> None:
-    """Raises a ValueError where an adapter's targets fit nothing, or it is not trained.
-
-    Args:
-        params: the network's, with adapters.
-        targets: the adapter's.
-        pattern: regex of what is trained.
-    """
-    flat = traverse_util.flatten_dict(params, sep="/")
-    if not any("/lora_" in path for path in flat):
-        layers = [p.removesuffix("/kernel") for p in flat if re.search(ADAPTABLE, p)]
-        raise ValueError(
-            f"config.adapter.targets {targets!r} fits no layer of attention or an MLP; near it: "
-            f"{_near(targets, layers)}"
-        )
-    still = [p for p in flat if "/lora_" in p and not re.fullmatch(pattern, p)]
-    if still:
-        raise ValueError(
-            f"config.trainable={pattern!r} leaves the adapter {still[0]} untrained; set "
-            f"config.trainable={ADAPTERS!r}, or narrow config.adapter.targets"
-        )
-
-
-def _compiled(pattern: str, what: str) -> re.Pattern:
+def compiled(pattern: str, what: str) -> re.Pattern:
+    """A regex; raises a ValueError that names `what` it was to be."""
     try:
         return re.compile(pattern)
     except re.error as error:
@@ -286,7 +241,7 @@ def _nest(flat: Params) -> Params:
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
-def _near(pattern: str, paths: Iterable[str]) -> list[str]:
+def near(pattern: str, paths: Iterable[str]) -> list[str]:
     """Parameter paths, and the groups above them, that look most like the pattern."""
     parts = [path.split("/") for path in paths]
     known = sorted({"/".join(p[: i + 1]) for p in parts for i in range(len(p))})

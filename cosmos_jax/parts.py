@@ -101,9 +101,8 @@ def begin(parts: Parts) -> tuple[TrainState, checkpoints.Record | None, checkpoi
         given = parts.values, parts.mesh, parts.trainer, parts.sizes
         state = build_weights.initial_state(*given)
         parts.text.check(state.frozen)  # before there is a folder of checkpoints
-    saver = checkpoints.Checkpoints(
-        parts.workdir / "checkpoints", parts.sizes.model, keep.keep_last, keep.keep_every, keep.best
-    )
+    told = parts.sizes.model, keep.keep_last, keep.keep_every, keep.best, parts.sizes.defaults
+    saver = checkpoints.Checkpoints(parts.workdir / "checkpoints", *told)
     if state is None:
         state, record = saver.restore(parts.sizes.state)
         parts.text.check(state.frozen)

@@ -172,7 +172,7 @@ def neighbours(cameras: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def is_rigid(first: str, second: str) -> bool:
-    """Whether two cameras are known not to move against each other: both are on one car or frame."""
+    """Whether two cameras are known not to move against each other, as those of one car."""
     found = short_names([first, second])
     if found is not None:
         return not MOVING & found[1].keys()

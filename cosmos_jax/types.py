@@ -25,6 +25,9 @@ from jaxtyping import Array, Float
 Params = dict[str, Any]
 """A plain nested dict of arrays, as `flax.linen` makes it."""
 
+APART = "\x1e"  # the "record separator" of ASCII, which no caption holds
+"""Stands between the sentences of a caption that a text encoder takes one by one."""
+
 Leaf = Any
 """A `jax.Array`, or what stands for it when the same tree holds shapes or shardings."""
 

@@ -33,8 +33,9 @@ def make(trainer: Trainer, encoder: Encoder, data: pipeline.DataSet, loop: Loop)
     """
     clips, others = read_clips(data, loop.validation, loop.rows)
     cameras = [camera or "the view" for camera, _ in data.validation.cameras]
-    noises = loop.validation.noises
-    return Validation(trainer, encoder, clips, others, loop.rows, loop.batch, noises, cameras)
+    noises, per_frame = loop.validation.noises, loop.validation.per_frame
+    given = (trainer, encoder, clips, others, loop.rows, loop.batch, noises, cameras, per_frame)
+    return Validation(*given)
 
 
 def read_clips(
@@ -85,6 +86,7 @@ class Validation:
         batch: size of the global batch.
         noises: draws for each clip.
         cameras: names of the views.
+        per_frame: whether the loss of each latent frame is told too.
     """
 
     def __init__(
@@ -97,8 +99,9 @@ class Validation:
         batch: int,
         noises: int,
         cameras: Sequence[str],
+        per_frame: bool = False,
     ):
-        self.cameras = cameras
+        self.cameras, self.per_frame = cameras, per_frame
         self.encoder, self.clips, self.others = encoder, clips, others
         self.rows, self.batch, self.noises = rows, batch, noises
         total = len(clips) * batch * noises
@@ -108,7 +111,8 @@ class Validation:
         """The mean loss and, with control, the control gap with its standard error.
 
         `val/loss/view/CAMERA` is the loss of each view where there are several, `val/loss/noise/`
-        that of each quarter of the noise levels, from the lowest, where there are pairs enough.
+        that of each quarter of the noise levels, from the lowest, where there are pairs enough, and
+        `val/loss/frame/N` that of each latent frame, if it is asked for.
         """
         true, other = [], []
         per_noise = len(self.clips) * self.batch
@@ -127,15 +131,18 @@ class Validation:
                 if self.others:
                     other.append(self._score(state, swapped, pairs)[0])
         parts = [np.concatenate([np.asarray(x) for x in part]) for part in zip(*true)]
-        losses, views, sigmas = parts
+        losses, errors, sigmas = parts
         metrics = {"val/loss": float(losses.mean())}
         if other:
             gap = np.concatenate([np.asarray(x) for x in other]) - losses
             metrics["val/control_gap"] = float(gap.mean())
             metrics["val/control_gap_stderr"] = float(gap.std(ddof=1) / np.sqrt(len(gap)))
         if len(self.cameras) > 1:
-            named = zip(self.cameras, views.mean(axis=0), strict=True)
+            named = zip(self.cameras, errors.mean(axis=(0, 2)), strict=True)
             metrics |= {f"val/loss/view/{camera}": float(loss) for camera, loss in named}
+        if self.per_frame:
+            frames = enumerate(errors.mean(axis=(0, 1)))
+            metrics |= {f"val/loss/frame/{t:02d}": float(loss) for t, loss in frames}
         if len(losses) >= len(BANDS):
             quarters = np.array_split(losses[np.argsort(sigmas)], len(BANDS))
             named = zip(BANDS, quarters, strict=True)
@@ -148,7 +155,7 @@ Scores = tuple[Array, Array, Array]
 
 def _scorer(trainer: Trainer, total: int) -> Callable[[TrainState, Batch, Array], Scores]:
     """Of each sample, without given frames, at the noise of its pair number: the loss `[b]`, that
-    of its views `[b v]` and the noise level `[b]`.
+    of its views and latent frames `[b v t]` and the noise level `[b]`.
 
     Noise levels are the `total` mid-quantiles of the training distribution, one for each pair: the
     mean over all pairs is then an estimate of the training loss without the luck of the draw.
@@ -162,7 +169,7 @@ def _scorer(trainer: Trainer, total: int) -> Callable[[TrainState, Batch, Array]
         losses, parts = trainer.loss_given(
             state.params, state, batch, none_given, batch.text, epsilon, normal
         )
-        views = jnp.mean((parts.prediction - parts.target) ** 2, axis=(2, 3, 4, 5))
-        return sharding.gather(losses), sharding.gather(views), sharding.gather(parts.sigma)
+        errors = jnp.mean((parts.prediction - parts.target) ** 2, axis=(3, 4, 5))
+        return sharding.gather(losses), sharding.gather(errors), sharding.gather(parts.sigma)
 
     return score

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from flax import traverse_util
 from jax.sharding import Mesh
 
-from cosmos_jax.build import Sizes, check_config, codec
+from cosmos_jax.build import Sizes, codec, load
 from cosmos_jax.data import pipeline
 from cosmos_jax.data.layouts import Cameras
 
@@ -19,19 +18,19 @@ CONFIG_FILE = "config.json"
 def keep_config(
     values: Mapping[str, Any], cameras: Cameras, caption_cameras: Sequence[str], folder: Path
 ) -> None:
-    """Writes WORKDIR/config.json: the config, and the views and captions that its data set has.
+    """Writes WORKDIR/config.json: the config, and the views and captions that its data set has,
+    and the versions of what runs it.
 
     Says on the console what a restart changed.
     """
     path = folder / CONFIG_FILE
     kept = {"config": values, "cameras": cameras, "caption_cameras": caption_cameras}
+    kept["versions"] = load("cosmos_jax.versions:versions", CONFIG_FILE)()
     now = json.loads(json.dumps(kept))
-    if path.exists():
-        before = traverse_util.flatten_dict(json.loads(path.read_text("utf-8")), sep=".")
-        after = traverse_util.flatten_dict(now, sep=".")
-        for key in sorted(before.keys() | after.keys()):
-            if before.get(key) != after.get(key):
-                print(f"{key}: {before.get(key)} before, {after.get(key)} now", flush=True)
+    if path.exists() and jax.process_index() == 0:
+        changes = load("cosmos_jax.resume:changes", CONFIG_FILE)
+        for line in changes(json.loads(path.read_text("utf-8")), now):
+            print(line, flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     if jax.process_index() == 0:
         draft = path.with_suffix(".draft")
@@ -40,21 +39,8 @@ def keep_config(
 
 
 def read_config(folder: Path) -> tuple[dict[str, Any], Cameras]:
-    """The config that a run was started with, and the views that it was trained on.
-
-    The caption camera of the config is the one that the data set had.
-
-    Raises:
-        ValueError: the folder is not a run's.
-    """
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise ValueError(f"{folder} has no {CONFIG_FILE}: it is not a workdir of run_train.py")
-    kept = json.loads(path.read_text("utf-8"))
-    values = check_config(kept["config"])
-    if values["data"]["captions"] == "front":
-        values["data"]["caption_camera"] = kept["caption_cameras"][0]
-    return values, tuple((name, view) for name, view in kept["cameras"])
+    """See `resume.read_config`."""
+    return load("cosmos_jax.resume:read_config", CONFIG_FILE)(folder)
 
 
 def summary(
@@ -74,5 +60,7 @@ def summary(
         f"sample   latents {(views, *sizes.latents)} (v t h w c), {sizes.tokens(views)} tokens, "
         f"{sizes.flops(views) / 1e12:.4g} TFLOP a training step",
     ]
+    if data.skipped:
+        lines.append(f"left out {len({file for file, _ in data.skipped})} files:")
     lines += [f"left out {file}: {reason}" for file, reason in data.skipped]
     return "\n".join(lines)

@@ -135,7 +135,7 @@ def get_config() -> ConfigDict:
         }
     )
 
-    config.validation = ConfigDict({"every": 200, "clips": 8, "noises": 4})
+    config.validation = ConfigDict({"every": 200, "clips": 8, "noises": 4, "per_frame": False})
     config.checkpoint = ConfigDict(
         {
             "every": 200,
@@ -197,10 +197,11 @@ def vary(config: ConfigDict, variant: str, variants: dict) -> ConfigDict:
 
 
 def published_parts(config: ConfigDict) -> None:
-    """The published video codec and text encoder of all 2.5 models.
+    """The published video codec, text encoder and negative prompt of all 2.5 models.
 
     Source: the lists of checkpoints of cosmos-transfer2.5 and cosmos-predict2.5 (checkpoint_db.py).
     """
+    config.sample.negative_prompt = "published"
     config.codec.weights = "hf://nvidia/Cosmos-Predict2.5-2B/tokenizer.pth"
     config.text = ConfigDict(
         {

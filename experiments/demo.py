@@ -74,7 +74,8 @@ def get_config() -> ConfigDict:
     )
     config.validation.every = 40
     config.checkpoint.every = 40
-    config.preview.clips = 2
+    config.preview.update({"clips": 2, "weights": ("ema",), "conditional_frames": (0,)})
+    config.preview.update({"control_weights": (1.0,), "guidance": 0.0, "num_steps": 20})
     config.sample.num_steps = 20
     config.sample.guidance = 0.0
     config.log.every = 5

@@ -8,7 +8,9 @@
 Trains all parameters from the published weights. All devices work on one clip. Measured cost: not
 measured at this size (201,600 tokens); docs/performance.md has a network with control at 197,120.
 
-Variants: `:some_views` draws 4 to 7 views for each step, the front view always among them;
+Variants: `:some_views` draws 4 to 7 views for each step, the front view always among them; `:waymo`
+is the guide's post-training on Waymo's five cameras, 2000 steps (source: cosmos-predict2.5,
+experiments/multiview/waymo.py; ids and front camera's caption: its defaults/dataloader_local.py);
 `:overfit` is a self-test on one clip; `:tiny` runs on a CPU; `:overfit,tiny` is both.
 
 Sources. cosmos-transfer2.5, predict2_multiview/.../buttercup2p5_rectified_flow.py, the run whose
@@ -19,11 +21,13 @@ eps 1e-8, EMA rate 0.1. The rate of 30 frames a second: its name, and the list o
 400,000 steps are its schedule's length; the weights in `init_from` are those of step 12,000.
 
 Where guide and code disagree:
-- There is no guide: cosmos-predict2.5 documents sampling only. Its first release has other weights,
-  of another run (6b9d7548-..., frames given with 0.4, 0.4, 0.2); we follow the later one, from
-  which Transfer2.5 was made.
+- The guide does not document this run; it post-trains the released weights on Waymo (`:waymo`). The
+  first release has other weights, of another run (6b9d7548-..., frames given with 0.4, 0.4, 0.2);
+  we follow the later one, from which Transfer2.5 was made.
 - `optimizer` is plain AdamW on bfloat16 weights there, which loses updates below 2**-9 of a weight;
   here the masters are float32.
+
+- `:waymo`: the sentences about its side cameras are those of the first Predict, in other words.
 
 Ours: how clips are cut (anywhere; the published data are not local files), stretching to 720x1280
 as in the Transfer data set, validation on held-out clips, and previews. The published guidance g of
@@ -83,9 +87,35 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.validation.clips = 4
     config.checkpoint.every = 500
     config.preview.every = 2000
+    config.preview.control_weights = ()
+    config.preview.guidance = 6.0
     config.sample.guidance = 6.0
     config.sample.num_conditional_frames = 1
     return base.vary(config, variant, VARIANTS)
 
 
-VARIANTS = {"some_views": some_views, "overfit": base.overfit, "tiny": base.tiny}
+WAYMO = (
+    ("pinhole_front", 0),
+    ("pinhole_front_right", 1),
+    ("pinhole_side_right", 2),
+    ("pinhole_side_left", 4),
+    ("pinhole_front_left", 5),
+)
+
+
+def waymo(config: ConfigDict) -> None:
+    """Waymo's cameras, with the ids of those that look the same way."""
+    config.steps = 2000
+    with config.data.ignore_type():
+        config.data.cameras = WAYMO
+    config.data.caption_camera = "pinhole_front"
+    config.data.update({"fps": None, "stride": 1, "starts": "first", "validation_fraction": None})
+    config.preview.every = 500
+
+
+VARIANTS = {
+    "some_views": some_views,
+    "waymo": waymo,
+    "overfit": base.overfit,
+    "tiny": base.tiny,
+}

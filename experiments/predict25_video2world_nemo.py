@@ -10,6 +10,8 @@ devices, one each, which also share the state; with fewer devices set `--config.
 their number. Measured cost: not measured (84,480 tokens a clip).
 
 Variants: `:overfit` is a self-test on one clip; `:tiny` runs on a CPU; `:overfit,tiny` is both.
+`:post_trained` is the published Predict2.5-2B/post-trained, for sampling: Karras noise levels, and
+given frames that are told a timestep of their own (0.1 of 1000).
 
 Sources. cosmos-predict2.5 (first release), experiments/base/cosmos_nemo_assets.py
 (`predict2_video2world_training_2b_cosmos_nemo_assets`): rate 2**-14.5, decay, schedule, 1000 steps,
@@ -31,7 +33,7 @@ Where guide and code disagree, or the code with itself:
 - A clip's last possible start is never drawn there, and a video of exactly 93 frames never ends the
   search for one; here every start is drawn.
 
-Ours: previews (one frame given, guidance 7) and validation. As in the code no clip is held out, so
+Ours: previews every 200 steps and validation. As in the code no clip is held out, so
 validation is on training clips.
 """
 
@@ -88,9 +90,20 @@ def get_config(variant: str = "default") -> ConfigDict:
     config.validation.clips = 8
     config.checkpoint.every = 200
     config.preview.every = 200
+    config.preview.control_weights = ()
     config.sample.guidance = 7.0
     config.sample.num_conditional_frames = 1
     return base.vary(config, variant, VARIANTS)
 
 
-VARIANTS = {"overfit": base.overfit, "tiny": base.tiny}
+def post_trained(config: ConfigDict) -> None:
+    """The published post-trained weights. Source: checkpoint_db.py; config rf_with_edm_ckpt."""
+    config.init_from = (
+        "hf://nvidia/Cosmos-Predict2.5-2B/base/post-trained/"
+        "81edfebe-bd6a-4039-8c1d-737df1a790bf_ema_bf16.pt"
+    )
+    config.process.conditional_frame_timestep = 0.1
+    config.sample.karras = True
+
+
+VARIANTS = {"post_trained": post_trained, "overfit": base.overfit, "tiny": base.tiny}

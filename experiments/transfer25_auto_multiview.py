@@ -34,7 +34,7 @@ Where guide and code disagree:
 - `train_base_model=True` is said to train the base and does nothing; here
   `--config.trainable='.*'`.
 
-Ours: previews (the code samples four videos every 200 steps) and validation. As in the code no clip
+Ours: previews every 1000 steps (in the code every 200) and validation. As in the code no clip
 is held out, so validation is on training clips; `--config.data.validation_fraction=0.1` holds some
 out. `--config.data.starts=every` uses the whole of each clip and not its first 29 frames alone.
 """

@@ -55,6 +55,7 @@ TINY = {
     "validation.clips": 4,
     "validation.noises": 1,
     "validation.every": 2,
+    "validation.per_frame": True,
     "checkpoint.every": 2,
     "preview.clips": 1,
     "preview.weights": "('regular','ema')",
@@ -88,9 +89,7 @@ def changed(values, given):
 class Command:
     """A started command. Its output is complete when `wait` has returned its exit status."""
 
-    def __init__(
-        self, script, *arguments, devices=1, fresh=False, largest_file=None, paths=()
-    ):
+    def __init__(self, script, *arguments, devices=1, fresh=False, largest_file=None, paths=()):
         self._folder = pathlib.Path(tempfile.mkdtemp(dir=CACHE))
         environment = _environment(devices)
         argv = [script, *map(str, arguments)]

@@ -53,8 +53,62 @@ def test_attention_to_two_parts_of_the_keys_joins_to_attention_to_all():
         lse = np.log(np.exp(scores[:, keys]).sum(-1))
         return jnp.asarray(y)[None, :, None], jnp.asarray(lse)[None, None]
 
-    joined = attention.join(*part(slice(3)), *part(slice(3, None)))
+    joined, lse = attention.join(*part(slice(3)), *part(slice(3, None)))
     close(joined[0, :, 0], plain(q, k, v))
+    close(lse[0, 0], np.log(np.exp(scores).sum(-1)))
+
+
+def forward_kernel(q, k, v, *, scale, return_residual):
+    """What cuDNN's forward kernel gives with its log-sum-exp."""
+    assert return_residual
+    scores = jnp.einsum("blnk,bmnk->bnlm", q, k) * scale
+    lse = jax.nn.logsumexp(scores, -1)
+    return jnp.einsum("bnlm,bmnk->blnk", jnp.exp(scores - lse[..., None]), v), lse
+
+
+def backward_kernel(scale, *how_and_kept):
+    """What cuDNN's backward kernel gives: weights come from the log-sum-exp that it gets."""
+    *_, (q, k, v, *_, lse, y), dy = how_and_kept
+    weights = jnp.exp(jnp.einsum("blnk,bmnk->bnlm", q, k) * scale - lse[..., None])
+    pulled = jnp.einsum("blnk,bmnk->bnlm", dy, v) - jnp.swapaxes((dy * y).sum(-1), 1, 2)[..., None]
+    dq = jnp.einsum("bnlm,bmnk->blnk", weights * pulled * scale, k)
+    dk = jnp.einsum("bnlm,blnk->bmnk", weights * pulled * scale, q)
+    return dq, dk, jnp.einsum("bnlm,blnk->bmnk", weights, dy), None
+
+
+def test_keys_past_the_last_tile_get_their_gradients(monkeypatch):
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    q, k, v, dy = (jnp.asarray(draw(2, 7, 3, 4, seed=i)) for i in range(4))
+    plain_xla = functools.partial(jax.nn.dot_product_attention, implementation="xla")
+    wanted, pull = jax.vjp(plain_xla, q, k, v)
+    runs = []
+
+    def counted(*args, **options):
+        runs.append(args[1].shape[1])
+        return forward_kernel(*args, **options)
+
+    monkeypatch.setattr(cudnn, "dot_product_attention", counted)
+    monkeypatch.setattr(cudnn, "_dot_product_attention_bwd_rule", backward_kernel)
+    monkeypatch.setattr(attention, "CUDNN_TILE", 4)
+    ours, pull_ours = jax.vjp(attention._cudnn_uneven, q, k, v)
+    close(ours, wanted)
+    for grad, right in zip(pull_ours(dy), pull(dy), strict=True):
+        close(grad, right)
+    assert runs == [4, 3]
+
+
+@pytest.mark.parametrize("remat, runs", [("attention", 2), ("full", 4)])
+def test_what_is_kept_of_the_two_parts_spares_their_kernels(monkeypatch, remat, runs):
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
+    q = jnp.zeros((1, 300, 2, 64), jnp.bfloat16)
+    block = jax.checkpoint(attention._cudnn_uneven, policy=attention.REMAT[remat])
+    jaxpr = str(jax.make_jaxpr(jax.grad(lambda q: block(q, q, q).sum()))(q))
+    assert jaxpr.count("= dot_product_attention_fwd_wrapper[") == runs
+    assert jaxpr.count("= dot_product_attention_bwd_wrapper[") == 1
 
 
 def test_text_attention_sees_the_text_of_its_own_view():

@@ -223,6 +223,21 @@ def test_another_description_is_an_error_that_names_the_entry(tmp_path):
         reader.restore(state)
 
 
+def test_an_option_that_came_later_has_its_default_in_an_earlier_checkpoint(tmp_path):
+    state = make_state(1)
+    directory = saved(tmp_path / "c", state)  # says nothing of codec.later
+
+    def restore(value, default):
+        model = MODEL | {"codec": {"name": "dct", "later": value}}
+        defaults = {"codec": {"name": "wan", "later": default}}
+        with checkpoints.Checkpoints(directory, model, 1, defaults=defaults) as reader:
+            return reader.restore(state)
+
+    assert_same_bits(restore([1, 2], (1, 2))[0].params, state.params)
+    with pytest.raises(ValueError, match="model/codec/later is 3 there and 4 in this run"):
+        restore(4, 3)
+
+
 @pytest.mark.core
 @pytest.mark.parametrize("ema", [True, False])
 def test_weights_for_sampling_are_read_without_the_optimiser(tmp_path, ema):

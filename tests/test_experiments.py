@@ -5,6 +5,7 @@ import importlib
 import itertools
 import math
 import pathlib
+import time
 
 import clips_on_disk
 import commands
@@ -296,25 +297,32 @@ def start(recipe, variant, folder, *arguments):
     root = write_recipe_clips(folder / "clips", recipe)
     given = f"--config=experiments/{recipe}.py:{variant}", f"--config.data.root={root}"
     workdir = f"--workdir={folder / 'run'}"
-    return commands.Command("run_train.py", *given, workdir, *arguments), folder / "run"
+    command = commands.Command("run_train.py", *given, workdir, *arguments, devices=2)
+    return command, folder / "run"
 
 
 FAST = "--config.preview.clips=0"
-OVERFIT = (FAST, "--config.steps=40", "--config.validation.every=40", "--config.optimizer.lr=0.02")
+# Rates that move a tiny network from random weights in a few steps.
+RATE = ("--config.optimizer.lr=0.02", "--config.optimizer.clip=1.0", "--config.optimizer.f_max=1.0")
+OVERFIT = (FAST, "--config.steps=25", "--config.validation.every=25", *RATE)
 VIEWS = (FAST, "--config.steps=4", "--config.data.views=(1,2)", "--config.data.keep_front=False")
-RUNS = {name: (name, "tiny", ()) for name in RECIPES} | {
-    "one clip": ("transfer25_robotics_edge", "overfit,tiny", OVERFIT),
+RUNS = {
+    **{name: (name, "tiny", ()) for name in RECIPES},
+    **{f"{name}:overfit": (name, "overfit,tiny", OVERFIT) for name in RECIPES},
     "some views": ("transfer25_agibot", "tiny", VIEWS),
 }
+AT_ONCE = 4
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """All runs at once: {name: (command, workdir)}."""
-    return {
-        name: start(recipe, variant, tmp_path_factory.mktemp("run"), *arguments)
-        for name, (recipe, variant, arguments) in RUNS.items()
-    }
+    """All runs, a few at once, each on two devices: {name: (command, workdir)}."""
+    started = {}
+    for name, (recipe, variant, arguments) in RUNS.items():
+        while sum(command.running for command, _ in started.values()) >= AT_ONCE:
+            time.sleep(0.05)
+        started[name] = start(recipe, variant, tmp_path_factory.mktemp("run"), *arguments)
+    return started
 
 
 def finished(run):
@@ -334,15 +342,20 @@ def test_tiny_variants_train(recipe, runs):
     assert set(losses) == {1, 2}
     assert "val/loss" in metrics[2]
     assert ("val/control_gap" in metrics[2]) == recipe.startswith("transfer")
+    assert "'context': 2} on 2 x " in out
     workdir = runs[recipe][1]
-    assert (workdir / "checkpoints" / "2").is_dir() and (workdir / "samples").is_dir()
+    assert (workdir / "checkpoints" / "2").is_dir()
+    compared = {p.name for p in (workdir / "samples" / "step_000002").glob("*_compare_*.mp4")}
+    assert compared == {"sample_00_compare_regular.mp4", "sample_00_compare_ema.mp4"}
 
 
-def test_one_clip_can_be_learnt(runs):
-    out, _, metrics = finished(runs["one clip"])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_one_clip_can_be_learnt(recipe, runs):
+    out, _, metrics = finished(runs[f"{recipe}:overfit"])
     assert "1 clips of 1 episodes to train on, 1 of 1 held out" in out
-    assert metrics[40]["val/loss"] < 0.8 * metrics[0]["val/loss"]
-    assert "val/control_gap" not in metrics[40]
+    assert "'context': 2} on 2 x " in out
+    assert metrics[25]["val/loss"] < 0.8 * metrics[0]["val/loss"]
+    assert "val/control_gap" not in metrics[25]
 
 
 def test_batches_of_fewer_views_train(runs):

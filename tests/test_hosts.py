@@ -7,6 +7,8 @@ import commands
 import numpy as np
 import pytest
 
+from cosmos_jax import many_hosts
+
 # Eight devices in all. Split over data each process reads its rows; split over context alone both
 # read the same clips.
 MESHES = {
@@ -45,9 +47,34 @@ def test_two_processes_of_four_devices_are_one_of_eight(tmp_path, axis):
     for count in (1, 2):
         run = start([*arguments, f"--workdir={tmp_path / str(count)}"], count, 8 // count)
         assert [process.wait() for process in run] == [0] * count, [p.err for p in run]
+        told = commands.metrics(tmp_path / str(count))[2]
+        spread = {name: told[name] for name in told if name.startswith("hosts/")}
+        assert bool(spread) == (count > 1)
+        if spread:
+            assert spread["hosts/longest_data_wait"] in (0, 1)
+            assert 0 <= spread["hosts/step_spread"] < 2 and spread["hosts/data_wait_spread"] >= 0
     one, two = losses(tmp_path / "1"), losses(tmp_path / "2")
     assert len(one) == 2
     np.testing.assert_allclose(two, one, rtol=1e-4)
+
+
+@pytest.mark.core
+def test_the_spread_over_processes_names_the_one_that_waits_for_data(monkeypatch):
+    others = np.array([[2.0, 0.1], [2.2, 1.1], [1.8, 0.0]], np.float32)
+
+    def gather(own):
+        np.testing.assert_allclose(own, others[1], rtol=1e-6)
+        return others
+
+    monkeypatch.setattr(many_hosts.multihost_utils, "process_allgather", gather)
+    found = many_hosts.spread({"seconds_per_step": 2.2, "data_wait_fraction": 0.5})
+    assert found == pytest.approx(
+        {
+            "hosts/step_spread": 0.2,
+            "hosts/data_wait_spread": 0.55,
+            "hosts/longest_data_wait": 1,
+        }
+    )
 
 
 def test_a_process_that_dies_ends_the_others(tmp_path):

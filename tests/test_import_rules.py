@@ -19,6 +19,7 @@ COMMANDS = {
     "cosmos_jax.prepare",
     "cosmos_jax.bench",
     "cosmos_jax.evaluate",
+    "cosmos_jax.gallery",
     "cosmos_jax.plan",
     "cosmos_jax.report",
     "converters.convert",

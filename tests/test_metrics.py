@@ -1,11 +1,16 @@
 import json
+import struct
 import subprocess
 import sys
+import time
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from cosmos_jax import metrics
+from cosmos_jax.data import video_writer
 
 KEYS = {
     "step",
@@ -26,8 +31,7 @@ def writer(workdir, resumed_step=None, wandb="disabled", total_steps=10):
         total_steps=total_steps,
         resumed_step=resumed_step,
         wandb=wandb,
-        project="tests",
-        config={"model": {"blocks": 2}},
+        config={"model": {"blocks": 2}, "job": {"project": "tests", "group": "a", "name": None}},
     )
 
 
@@ -97,6 +101,17 @@ def test_speed_counts_training_and_not_what_comes_between():
     assert got["data_wait_fraction"] == pytest.approx(0.1)
     assert got["encode_fraction"] == pytest.approx(0.2)
     assert got["seconds/evaluation"] == 90.0
+    assert "model_flops_share" not in got  # nobody states a CPU's
+
+
+def test_the_share_of_a_known_devices_peak(monkeypatch):
+    class H200:
+        device_kind = "NVIDIA H200"
+
+    monkeypatch.setattr(metrics.jax, "devices", lambda: [H200()])
+    seconds = dict.fromkeys(metrics.PARTS, 0.0) | {"step": 2.0}
+    got = metrics.speed(seconds, steps=1, tokens=1, flops=2 * 494.5e12, devices=1)
+    assert got["model_flops_share"] == pytest.approx(0.5)
 
 
 @pytest.mark.core
@@ -167,7 +182,7 @@ def test_wandb_is_imported_only_when_asked_for(tmp_path):
     program = (
         "import sys; from cosmos_jax import metrics\n"
         f"w = metrics.MetricWriter({str(tmp_path)!r}, total_steps=1, resumed_step=None,"
-        " wandb='disabled', project='', config={})\n"
+        " wandb='disabled', config={})\n"
         "w.write(1, {'loss': 1.0}); w.close(); assert 'wandb' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
@@ -188,6 +203,59 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
+def records(path):
+    """What a file of W&B holds: LevelDB's log format after 7 bytes, of short records in one block
+    (checksum, length, type, data)."""
+    from wandb.proto import wandb_internal_pb2
+
+    data = path.read_bytes()
+    assert len(data) < 32_768
+    place = 7
+    while place + 7 < len(data):
+        length, kind = struct.unpack_from("<HB", data, place + 4)
+        assert kind == 1  # whole
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data[place + 7 : place + 7 + length])
+        yield record
+        place += 7 + length
+
+
+def logged(path):
+    """The run's record, and the rows of numbers, of an offline W&B run."""
+    deadline = time.monotonic() + 60
+    while not (held := list(records(path))) or held[-1].WhichOneof("record_type") != "exit":
+        assert time.monotonic() < deadline, f"{path} is not complete"
+        time.sleep(0.1)
+    start, rows = None, []
+    for record in held:
+        if record.WhichOneof("record_type") == "run":
+            start = record.run
+        if record.WhichOneof("record_type") == "history":
+            told = record.history.item
+            items = {i.key or i.nested_key[0]: json.loads(i.value_json) for i in told}
+            rows.append({key: value for key, value in items.items() if key[0] != "_"})
+    return start, rows
+
+
+def test_wandb_keeps_what_a_resumed_run_says_again(tmp_path, monkeypatch):
+    """W&B drops what is logged at a step of its own before the last one: it has only ours."""
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    with writer(tmp_path, wandb="offline") as out:
+        for step in (1, 2, 3, 2, 3, 4):
+            out.write(step, {"loss": 10.0 * step})
+        samples = tmp_path / "samples" / "step_4"
+        for name in ("a_compare_ema", "a_grid"):
+            video_writer.write_video(samples / f"{name}.mp4", np.zeros((1, 16, 16, 3), np.uint8), 5)
+        out.videos(4, samples)
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    (sent,) = folder.rglob("*.mp4")
+    assert sent.name.startswith("a_compare_ema")
+    _, rows = logged(next(folder.glob("*.wandb")))
+    assert [row["step"] for row in rows] == [1, 2, 3, 2, 3, 4, 4]
+    assert all(row["loss"] == 10 * row["step"] for row in rows[:-1])
+    assert "samples/a_compare_ema" in rows[-1]
+
+
 def test_wandb_offline_goes_on_in_the_same_run(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     ids = []
@@ -198,5 +266,11 @@ def test_wandb_offline_goes_on_in_the_same_run(tmp_path, monkeypatch):
     assert ids[0] == ids[1]
     runs = list((tmp_path / "wandb").glob("offline-run-*"))
     assert runs and all(ids[0] in run.name for run in runs)
+    last = max(runs, key=lambda run: run.stat().st_mtime_ns)
+    start, rows = logged(last / f"run-{ids[0]}.wandb")
+    assert (start.project, start.run_group, start.display_name) == ("tests", "a", tmp_path.name)
+    keys = {item.key: json.loads(item.value_json) for item in start.config.update}
+    assert keys["versions"]["jax"] == jax.__version__ and keys["model"] == {"blocks": 2}
+    assert rows == [{"step": 2.0, "loss": 0.5, "val/loss": 0.25}]
     with writer(tmp_path, resumed_step=None, wandb="offline"):
         assert (tmp_path / "wandb_run_id.txt").read_text().strip() != ids[0]

@@ -294,6 +294,9 @@ def test_samples_are_told_apart_by_step_clip_and_kind(tmp_path):
         (100, "sample_00_ema", "left"),
         (2000000, "sample_00", "left"),
     ]
+    labelled = {"right", "compare_ema", "grid", "compare_regular"}
+    assert samples.order(labelled, ["right"])[:2] == ["compare_ema", "compare_regular"]
+    assert samples.labels("compare_ema", labelled, ["right"]) == []
     assert samples.order({"b", "grid", "right", "left", "compare"}, ["right", "left"]) == [
         "compare", "grid", "right", "left", "b"
     ]  # fmt: skip

@@ -87,8 +87,22 @@ def test_a_run_writes_sample_videos():
         "sample_00/camera_180.mp4": (32, 48),
         "sample_00_grid.mp4": (32, 96),
         "sample_00_control.mp4": (32, 96),
-        "sample_00_compare.mp4": (96, 96),
+        # Names; then true, control and two times two samples, each below a line of words.
+        "sample_00_compare_regular.mp4": (12 + 6 * (12 + 32), 96),
+        "sample_00_compare_ema.mp4": (12 + 6 * (12 + 32), 96),
     }
+    compared, grid, control = (
+        video.read_frames(video.probe(samples / f"sample_00_{kind}.mp4"), range(5)).astype(int)
+        for kind in ("compare_ema", "grid", "control")
+    )
+    rows = [compared[:, 44 * i + 24 : 44 * (i + 1) + 12] for i in range(6)]
+    assert np.abs(rows[1] - control).mean() < 6  # both are compressed
+    assert np.abs(rows[5] - grid).mean() < 6  # the last of what was sampled is at full size too
+    # The given frame is the true one's, here up to what the codec keeps of it.
+    given, free = (
+        [np.abs(rows[i] - rows[0])[:, 0].mean() for i in some] for some in ((4, 5), (2, 3))
+    )
+    assert max(given) < 0.9 * min(free), (given, free)
 
 
 def test_a_finished_run_has_nothing_to_do():
@@ -185,6 +199,24 @@ def test_a_killed_run_goes_on_as_if_nothing_had_been(tmp_path):
     assert not [p for p in folder.iterdir() if checkpoints.TMP in p.name]
 
 
+def test_a_window_of_steps_is_traced(halfway, tmp_path):
+    workdir = copy_of(halfway, tmp_path)
+    arguments = [*commands.demo(preview__clips=0), f"--workdir={workdir}"]
+    for text, words in (
+        ("2:1", "means steps 2 to 2; this start takes steps 3 to 4"),
+        ("3:3", "means steps 3 to 5; this start takes steps 3 to 4"),
+        ("3:0", "means steps 3 to 2"),
+        ("3", "write START:STEPS"),
+    ):
+        assert words in commands.error_of("run_train.py", *arguments, f"--profile={text}")
+    assert not (workdir / "profile").exists()
+    done = commands.run("run_train.py", *arguments, "--profile=3:1")
+    assert f"profile  steps 3 to 3: {workdir / 'profile'}" in done.out
+    (trace,) = (workdir / "profile").rglob("*.xplane.pb")
+    assert trace.stat().st_size > 1000
+    assert commands.losses(workdir) == commands.losses(commands.trained())
+
+
 # ---- What goes wrong on the way.
 
 
@@ -276,10 +308,16 @@ BAD = {
     "too many clips": (dict(validation__clips=8), ["8 clips are wanted", "holds 4"]),
     "one pair": (dict(data__batch_size=1, validation__clips=1), ["standard error"]),
     "checkpoints": (dict(checkpoint__keep_last=1), ["config.checkpoint.keep_last=1", "at least 2"]),
+    "preview weights": (dict(preview__weights="('best',)"), ["'best' is none of", "ema"]),
+    "no average to preview": (dict(ema_rate=0), ["ema_rate=0 keeps no average", "('regular',)"]),
+    "previews of nothing": (dict(preview__conditional_frames="()"), ["at least one each"]),
+    "no preview's control": (dict(preview__control_weights="()"), ["name at least one"]),
+    "preview's given frames": (dict(preview__conditional_frames="(0,2)"), ["0, 1, 5"]),
     "preview clips": (dict(preview__clips=5), ["config.preview.clips=5", "1..4"]),
     "given frames": (dict(sample__num_conditional_frames=3), ["frames=3", "0, 1, 5"]),
     "too many given frames": (dict(sample__num_conditional_frames=9), ["=9", "5 frames"]),
     "wandb": (dict(log__wandb="maybe"), ["config.log.wandb='maybe'", "offline"]),
+    "moved": (dict(log__project="mine"), ["--config.log.project; it is --config.job.project now"]),
     "log": (dict(log__every=0), ["config.log.every=0", "at least 1"]),
     "short videos": (dict(data__num_frames=9), ["too few frames: 8, and a clip needs 9"]),
     "fps": (dict(data__fps=4), ["10 fps is not a multiple of data.fps=4"]),

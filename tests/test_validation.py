@@ -30,7 +30,7 @@ class Knowing:
     def __init__(self, follows):
         self.follows = follows
 
-    def apply(self, variables, x, timesteps, text, view_ids, mask, *, control, **others):
+    def apply(self, variables, x, timesteps, *, control, **others):
         if not self.follows:
             return 0 * x
         return (x - control) * 1000 / timesteps[..., None, None, None]
@@ -61,7 +61,7 @@ def stacks(clips, batch):
     return [pipeline.stack_clips([vars(clip) for clip in some]) for some in pairs]
 
 
-def validation(net, batch=2, noises=3, others=True, mesh=None, count=4):
+def validation(net, batch=2, noises=3, others=True, mesh=None, count=4, per_frame=False):
     mesh = mesh or sharding.make_mesh(devices=jax.devices()[:1])
     trainer = Trainer(
         net=net,
@@ -76,8 +76,8 @@ def validation(net, batch=2, noises=3, others=True, mesh=None, count=4):
     encoder = Encoder(DCTCodec(), {}, lambda caption: text.encode([caption])[0], mesh, "float32")
     others = stacks(clips(count, first=10), batch) if others else []
     held_out = stacks(clips(count), batch)
-    cameras = ("left", "right")
-    return Validation(trainer, encoder, held_out, others, range(batch), batch, noises, cameras)
+    given = (trainer, encoder, held_out, others, range(batch), batch, noises, ("left", "right"))
+    return Validation(*given, per_frame)
 
 
 OPTIM = optim.OptimConfig(
@@ -139,21 +139,21 @@ def test_without_control_there_is_no_gap():
 
 
 def test_losses_of_views_and_of_noise_levels_have_the_loss_as_their_mean():
-    result = validation(Knowing(follows=False), noises=4)(STATE)
-    for group, count in (("view", 2), ("noise", 4)):
+    result = validation(Knowing(follows=False), noises=4, per_frame=True)(STATE)
+    for group, count in (("view", 2), ("noise", 4), ("frame", 2)):
         parts = [loss for name, loss in result.items() if name.startswith(f"val/loss/{group}/")]
         assert len(set(parts)) == count
         assert np.mean(parts) == pytest.approx(result["val/loss"], rel=1e-5)
     assert {"val/loss/view/left", "val/loss/view/right"} <= result.keys()
     few = validation(Knowing(follows=False), noises=1, count=2, others=False)(STATE)
-    assert not [name for name in few if "noise" in name]
+    assert not [name for name in few if "noise" in name or "frame" in name]
 
 
 def test_the_lowest_noise_levels_come_first():
     # A network that answers with its input is off by 2 latents - noise where there is no noise, and
     # by the latents alone where there is nothing else.
     class Echo(Knowing):
-        def apply(self, variables, x, timesteps, text, view_ids, mask, **others):
+        def apply(self, variables, x, timesteps, **others):
             return x
 
     result = validation(Echo(follows=False), noises=8)(STATE)

@@ -277,17 +277,20 @@ def activation(config: DiTConfig, seen: Mapping[str, Any], name: str) -> Any:
     return jnp.concatenate([hints, seen[root + "output"][i][None]])
 
 
+def gradient(golden: Golden, key: str, ours: Mapping[str, np.ndarray], dtype: str) -> Row:
+    """The row of one gradient of a file."""
+    theirs, bound = golden[f"grad/{key}"], GRADIENT[dtype]
+    if key not in ours:
+        return Row(f"grad/{key}: ours has no such parameter", np.nan, np.nan, bound)
+    if dtype == "float32":
+        limit = bound * float(np.abs(theirs).max(initial=0))
+        return compare(f"grad/{key}", ours[key], theirs, limit)
+    return compare(f"grad/{key}", ours[key], theirs, bound * rms(theirs), "rms")
+
+
 def _gradients(golden: Golden, ours: Mapping[str, np.ndarray], dtype: str) -> Iterator[Row]:
-    bound = GRADIENT[dtype]
     for key in golden.names("grad/"):
-        theirs = golden[f"grad/{key}"]
-        if key not in ours:
-            yield Row(f"grad/{key}: ours has no such parameter", np.nan, np.nan, bound)
-        elif dtype == "float32":
-            limit = bound * float(np.abs(theirs).max(initial=0))
-            yield compare(f"grad/{key}", ours[key], theirs, limit)
-        else:
-            yield compare(f"grad/{key}", ours[key], theirs, bound * rms(theirs), "rms")
+        yield gradient(golden, key, ours, dtype)
     norms = golden.json("grad_norms_json") if "grad_norms_json" in golden else {}
     without = golden.json("nograd_json") if "nograd_json" in golden else []
     if norms:

@@ -71,7 +71,6 @@ def loop(
         total_steps=measure.WARM_UP + REPEATS.value,
         resumed_step=None,
         wandb=values["log"]["wandb"],
-        project=values["log"]["project"],
         config=values,
     )
     saver = checkpoints.Checkpoints(folder / "checkpoints", system.sizes.model, keep_last=1)

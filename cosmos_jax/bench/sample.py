@@ -77,11 +77,10 @@ def forward(values: Mapping[str, Any], views: int) -> Iterator[dict[str, Any]]:
 
 
 def end_to_end(values: Mapping[str, Any], views: int) -> Iterator[dict[str, Any]]:
-    """The line of one sampled clip; compilation is part of the one run that warms up."""
+    """The line of one sampled clip; a run of one step warms up."""
+    import dataclasses
     import statistics
     import time
-
-    import jax
 
     from cosmos_jax import build_sample, flops
     from cosmos_jax.bench import measure, setup
@@ -96,22 +95,29 @@ def end_to_end(values: Mapping[str, Any], views: int) -> Iterator[dict[str, Any]
     codec_params = setup.codec_params(generator.codec, system.mesh)
     batch = setup.random_batch(system.sizes, 1, views, system.trainer.dtype)
     text = setup.random_batch(system.sizes, 1, views, system.trainer.dtype, seed=1).text
-    decoding = []
+    short, decoding, first = dataclasses.replace(generator.config, num_steps=1), [], []
 
-    def run() -> None:
-        latents = jax.block_until_ready(generator.latents(variables, batch, text, seed=0))
+    def run(config: Any = None) -> None:
         began = time.perf_counter()
-        generator.pixels(codec_params, latents)
-        decoding.append(time.perf_counter() - began)
 
-    warm, seconds = measure.repeat(run, REPEATS.value, warm_up=1)
+        def on_step(done: int, steps: int) -> None:
+            if done == 1:
+                first.append(time.perf_counter() - began)
+
+        latents = generator.latents(variables, batch, text, 0, config, on_step=on_step)
+        began_decoding = time.perf_counter()
+        generator.pixels(codec_params, latents)
+        decoding.append(time.perf_counter() - began_decoding)
+
+    run(short)  # compiles what all steps share
+    _, seconds = measure.repeat(run, REPEATS.value, warm_up=0)
     decode = statistics.median(decoding[1:])
     config = generator.config
     branches = 2 if config.guidance else 1
-    evaluations = config.num_steps + config.karras
+    evaluations = generator.evaluations
     work = flops.forward(system.network, system.shape, system.sizes.text[0]) * evaluations
     denoising = [whole - part for whole, part in zip(seconds, decoding[1:], strict=True)]
-    line = measure.figures(warm, denoising, branches * work / system.mesh.size, ceiling)
+    line = measure.figures([], denoising, branches * work / system.mesh.size, ceiling)
     yield {
         "case": "sample",
         "part": "end to end",
@@ -120,6 +126,7 @@ def end_to_end(values: Mapping[str, Any], views: int) -> Iterator[dict[str, Any]
         **system.about(),
         **line,
         "decode_seconds": round(decode, 6),
+        "first_step_seconds": round(first[0], 3),
         **measure.peak_memory(),
         **measure.machine(),
     }

@@ -32,7 +32,8 @@ from cosmos_jax.data.video import FileError
 VERSION, NAME, SPLIT, INDEX = "1.0.0", "latents", "train", "index.json"
 TFDS_FILES = ("features.json", "dataset_info.json")
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16}
-WORDS = ("captions", "caption_camera", "caption_kind", "view_prefixes")  # settings of captions
+# Settings of captions.
+WORDS = ("captions", "caption_camera", "caption_kind", "view_prefixes", "prefix_style")
 ENDS = 1 << 16  # bytes; the table of an mp4's frames lies at one of its ends
 AGAIN = "run python -m cosmos_jax.prepare latents again"
 MEND = f"{AGAIN} with --overwrite, or do without it: config.data.latents=None"

@@ -10,11 +10,13 @@ Only headers and captions are read here; nothing is written below ROOT.
 
 import dataclasses
 import hashlib
+import importlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from cosmos_jax.data import transforms, video
 from cosmos_jax.data.video import FileError, VideoInfo
@@ -25,41 +27,8 @@ Cameras = tuple[tuple[str, int], ...]
 Problem = tuple[str, str]
 """(file, what is wrong with it)."""
 
-_CAR = "The video is captured from a camera mounted on a car. The camera is facing "
-_AV = {
-    "front_wide_120fov": _CAR + "forward.",
-    "cross_right_120fov": _CAR + "to the right.",
-    "rear_right_70fov": _CAR + "the rear right side.",
-    "rear_tele_30fov": _CAR + "backwards.",
-    "rear_left_70fov": _CAR + "the rear left side.",
-    "cross_left_120fov": _CAR + "to the left.",
-    "front_tele_30fov": "The video is captured from a telephoto camera mounted on a car. "
-    "The camera is facing forward.",
-}
-_ROBOT = "The video is captured from a camera "
-_WRIST = _ROBOT + "mounted on the {} robot arm wrist, showing the gripper's perspective."
-_WAIST = _ROBOT + "on the {0} side of the robot base, showing the {0} workspace."
-PUBLISHED_CAMERAS: tuple[dict[str, str], ...] = (
-    {f"ftheta_camera_{name}": prefix for name, prefix in _AV.items()},
-    {f"camera_{name}": prefix for name, prefix in _AV.items()},
-    {
-        "cam_high": _ROBOT + "mounted above the robot workspace, providing a top-down view.",
-        "cam_left_wrist": _WRIST.format("left"),
-        "cam_right_wrist": _WRIST.format("right"),
-        "cam_waist_left": _WAIST.format("left"),
-        "cam_waist_right": _WAIST.format("right"),
-    },
-    {
-        "head_color": _ROBOT + "mounted on the head of the subject, facing forward.",
-        "hand_left": _ROBOT + "mounted on the left hand of the subject.",
-        "hand_right": _ROBOT + "mounted on the right hand of the subject.",
-    },
-)
-"""Camera sets of the published models, each with the sentences that may precede its captions.
-
-A camera's place in its set is its view id. Source: the camera tables and captions of
-cosmos-transfer2.5's auto-multiview, robotics and agibot post-training.
-"""
+PREFIX_STYLES = ("joined", "apart", "instead")
+SHORT = "too few frames"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,9 +58,12 @@ class DataConfig:
         caption_camera: the caption camera of "front"; None: the first that has captions.
         caption_kind: key of one text in files of the form {model: {kind: text}}; None: the first.
         view_prefixes: put the published sentence about each camera before its text.
+        prefix_style: how: "joined", as one text; "apart": sentences that the encoder takes one by
+            one (`types.APART`), as in Predict1; "instead": only where there is no text.
         validation_fraction: x: the last int(x n) + 1 of n sorted episodes are for validation, as
             in the robotics post-training; None: training and validation both use all.
         skip_bad: leave episodes with bad files out instead of stopping.
+        skip_short: leave out those alone that are shorter than a clip.
         episodes: read only the first n episodes by name; None: all.
         views: (fewest, most) views of a training sample. How many is drawn for each batch, since a
             batch has one shape, and which for each sample; None: all. Validation sees all views.
@@ -122,8 +94,10 @@ class DataConfig:
     caption_camera: str | None = None
     caption_kind: str | None = None
     view_prefixes: bool = False
+    prefix_style: str = "joined"
     validation_fraction: float | None = 0.1
     skip_bad: bool = False
+    skip_short: bool = False
     episodes: int | None = None
     views: tuple[int, int] | None = None
     keep_front: bool = True
@@ -166,6 +140,8 @@ class DataConfig:
             raise ValueError(f"data.validation_fraction={self.validation_fraction} not in [0, 1)")
         if self.captions not in ("front", "each", "none"):
             raise ValueError(f"data.captions={self.captions!r} is none of 'front', 'each', 'none'")
+        if self.prefix_style not in PREFIX_STYLES:
+            raise ValueError(f"data.prefix_style={self.prefix_style!r} is none of {PREFIX_STYLES}")
         if self.caption_camera is not None and self.captions != "front":
             raise ValueError(f"data.caption_camera has no meaning with captions={self.captions!r}")
         rates = [x for x in (self.fps, self.stride) if x is not None]
@@ -246,14 +222,6 @@ def _mp4s(folder: Path) -> list[Path]:
     return [p for p in folder.glob("*.mp4") if not p.name.startswith(".")]
 
 
-def published_ids(names: Sequence[str]) -> Cameras | None:
-    """The cameras in published order, with published view ids; None if no set has them all."""
-    for known in PUBLISHED_CAMERAS:
-        if set(names) <= known.keys():
-            return tuple((name, i) for i, name in enumerate(known) if name in names)
-    return None
-
-
 CameraChoice = str | Mapping[str, int] | Sequence[tuple[str, int]]
 
 
@@ -284,10 +252,10 @@ def find_cameras(root: Path, cameras: CameraChoice) -> Cameras:
 def choose_cameras(found: Sequence[str], cameras: CameraChoice, place: Path) -> Cameras:
     """The cameras wanted of those `found` in a place; see `find_cameras`."""
     if cameras == "all":
-        wanted = published_ids(found) or tuple((name, i) for i, name in enumerate(found))
+        wanted = _published().ids(found) or tuple((name, i) for i, name in enumerate(found))
     elif isinstance(cameras, str):
         names = cameras.split(",")
-        ids = dict(published_ids(names) or [(name, i) for i, name in enumerate(names)])
+        ids = dict(_published().ids(names) or [(name, i) for i, name in enumerate(names)])
         wanted = tuple((name, ids[name]) for name in names)
     elif isinstance(cameras, Mapping):
         wanted = tuple(sorted(cameras.items(), key=lambda item: item[1]))
@@ -393,15 +361,22 @@ def _json_caption(content: object, kind: str | None) -> object:
 
 
 def view_prefix(camera: str) -> str:
-    """The published sentence about a camera.
+    """The published sentence about a camera; see `cameras.prefix`."""
+    return _published().prefix(camera)
+
+
+def view_caption(config: DataConfig, camera: str, text: str) -> str:
+    """The words of a view: a text, and the published sentence about the camera where it is asked.
 
     Raises:
-        ValueError: no published set has the camera.
+        ValueError: a camera of no published set.
     """
-    for known in PUBLISHED_CAMERAS:
-        if camera in known:
-            return known[camera]
-    raise ValueError(f"no published prefix for camera {camera!r}; set data.view_prefixes=False")
+    return _published().worded(camera, text, config.prefix_style) if config.view_prefixes else text
+
+
+def _published() -> Any:
+    """`cameras`, loaded where published cameras are asked for."""
+    return importlib.import_module("cosmos_jax.data.cameras")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -447,7 +422,7 @@ def _file_problems(
         return
     for info in infos:
         if info.frames < needed:
-            yield info.path, f"too few frames: {info.frames}, and a clip needs {needed}"
+            yield info.path, f"{SHORT}: {info.frames}, and a clip needs {needed}"
 
 
 def header_cache(config: DataConfig) -> Path:
@@ -475,7 +450,6 @@ def scan(layout: Layout, config: DataConfig) -> tuple[list[Episode], list[Proble
     everything = [file for name in names for file in files[name]]
     headers = video.probe_all(everything, header_cache(config), config.num_threads)
     speakers = caption_cameras(layout, config)
-    prefixes = [view_prefix(c) + " " if config.view_prefixes else "" for c in views]
     episodes, problems = [], []
     for name in names:
         wrong = list(_file_problems(files[name], headers, config))
@@ -488,6 +462,6 @@ def scan(layout: Layout, config: DataConfig) -> tuple[list[Episode], list[Proble
         problems += wrong
         if not wrong:
             infos = tuple(h for f in files[name] if isinstance(h := headers[f], VideoInfo))
-            captions = tuple(p + texts[c] for p, c in zip(prefixes, views, strict=True))
+            captions = tuple(view_caption(config, c, texts[c]) for c in views)
             episodes.append(Episode(name, infos[: len(views)], infos[len(views) :], captions))
     return episodes, problems

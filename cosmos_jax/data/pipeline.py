@@ -186,7 +186,8 @@ def open_dataset(config: DataConfig) -> DataSet:
     """Scans all headers and captions of a data set, and splits it.
 
     Raises:
-        layouts.BadDataError: lists every bad file with its reason (unless `skip_bad`).
+        layouts.BadDataError: lists every bad file with its reason (but see `skip_bad`,
+            `skip_short`).
         ValueError: no videos, cameras or control folder that do not exist, nothing left to read.
     """
     layout = layouts.find_layout(config.root, config.cameras, config.control)
@@ -196,8 +197,13 @@ def open_dataset(config: DataConfig) -> DataSet:
             f"{len(layout.cameras)}: {[name for name, _ in layout.cameras]}"
         )
     episodes, problems = layouts.scan(layout, config)
-    if problems and (not config.skip_bad or not episodes):
-        raise layouts.BadDataError(layout.root, problems)
+    fatal = [
+        (file, reason)
+        for file, reason in problems
+        if not (config.skip_bad or (config.skip_short and reason.startswith(layouts.SHORT)))
+    ]
+    if fatal or (problems and not episodes):
+        raise layouts.BadDataError(layout.root, fatal or problems)
     train, validation = split_episodes(episodes, config.validation_fraction)
     return DataSet(
         Clips(config, layout.cameras, train),

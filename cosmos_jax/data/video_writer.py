@@ -76,7 +76,7 @@ def write_picture(path: str | os.PathLike, picture: UInt8[np.ndarray, "y x 3"]) 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(path, "w", format="image2", options={"update": "1"}) as container:
-        stream = cast(VideoStream, container.add_stream("png", rate=1))
+        stream = container.add_stream("png", rate=1)
         stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], "rgb24"
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
         container.mux(stream.encode(frame))

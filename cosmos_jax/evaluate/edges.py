@@ -51,7 +51,9 @@ def near(edges: Edges, tolerance: int) -> Edges:
     return edges
 
 
-def agreement(found: Edges, wanted: Bool[np.ndarray, "_ _ _"], tolerance: int) -> Float[np.ndarray, "3"]:
+def agreement(
+    found: Edges, wanted: Bool[np.ndarray, "_ _ _"], tolerance: int
+) -> Float[np.ndarray, "3"]:
     """Precision, recall and F1 of the edges found, over all frames.
 
     Precision: the share of the edges found that have a wanted edge within `tolerance`; recall: the

@@ -231,11 +231,11 @@ def _temporal(generated: np.ndarray, real: np.ndarray | None, settings: Settings
     if len(generated) < 2:
         return absent("a single frame")
     chosen = pictures.spread(len(generated) - 1, settings.few)
-    return _fits(
-        lambda frames: [sampson.fit(frames[i : i + 1], frames[i + 1 : i + 2], True) for i in chosen],
-        generated,
-        real,
-    )
+
+    def fits(frames: np.ndarray) -> list[sampson.Fit]:
+        return [sampson.fit(frames[i : i + 1], frames[i + 1 : i + 2], moving=True) for i in chosen]
+
+    return _fits(fits, generated, real)
 
 
 def _cross_view(
@@ -320,7 +320,7 @@ def _train_distance(
 ) -> Value:
     if train is None:
         return absent("no training videos given")
-    ours = nearest.distances(nearest.thumbnails(generated), train).mean()
+    ours = float(nearest.distances(nearest.thumbnails(generated), train).mean())
     if real is None:
         return number(ours, "")
     true = float(nearest.distances(nearest.thumbnails(real), train).mean())

@@ -16,9 +16,7 @@ def thumbnails(frames: UInt8[np.ndarray, "f y x 3"]) -> Thumbnails:
     return transforms.stretch(frames, SIZE).reshape(len(frames), -1).astype(np.float32)
 
 
-def distances(
-    queries: Float32[np.ndarray, "q p"], train: Thumbnails
-) -> Float32[np.ndarray, "q"]:
+def distances(queries: Float32[np.ndarray, "q p"], train: Thumbnails) -> Float32[np.ndarray, "q"]:
     """Of each query, the root mean square difference to the nearest training frame, in levels.
 
     Raises:

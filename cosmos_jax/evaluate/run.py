@@ -305,12 +305,18 @@ def _frames(info: video.VideoInfo, stride: int, count: int | None, skip: int) ->
 
 
 def _skipped(job: Job, sample: Sample) -> int:
-    """Frames at the begin that were given to the sampler, not generated."""
+    """Frames at the begin that were given to the sampler, not generated; of views, the most."""
     if job.skip is not None:
         return job.skip
-    given = (sample.sidecar or {}).get("settings", {}).get("num_conditional_frames", 0)
-    counts = given if isinstance(given, list) else [given]
-    return max((int(count) for count in counts), default=0)
+    sidecar = sample.sidecar or {}
+    try:
+        if "request" in sidecar:
+            return max(int(view["given"]) for view in sidecar["request"]["views"])
+        return int(sidecar["settings"]["num_conditional_frames"]) if sidecar else 0
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{sample.name}: its sidecar does not say how many frames were given; set --skip"
+        ) from error
 
 
 def _boundaries(job: Job, sample: Sample, skip: int) -> list[int]:

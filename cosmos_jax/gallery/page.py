@@ -135,10 +135,11 @@ def sample_data(
 def texts(prompt: Any) -> list[list[str]]:
     """[camera, text] of a prompt, which is one for all cameras ("") or one for each."""
     if not isinstance(prompt, Mapping):
-        return [["", str(prompt)]] if prompt else []
+        return [["", str(prompt)]] if prompt and str(prompt).strip() else []
     if len(set(prompt.values())) == 1:
         return texts(next(iter(prompt.values())))
-    return [[str(camera), str(text) or "(no text)"] for camera, text in prompt.items()]
+    told = [[str(camera), str(text)] for camera, text in prompt.items() if str(text).strip()]
+    return told + ([["", "No text for the other cameras."]] if len(told) < len(prompt) else [])
 
 
 def facts_of(sidecar: Mapping[str, Any]) -> list[str]:
@@ -150,7 +151,8 @@ def facts_of(sidecar: Mapping[str, Any]) -> list[str]:
     said += [f"seed {sidecar['seed']}"] if "seed" in sidecar else []
     held = sidecar.get("settings")
     for key, value in held.items() if isinstance(held, Mapping) else ():
-        if isinstance(value, int | float | str) and not isinstance(value, bool) and value != "":
+        plain = isinstance(value, int | float) and not isinstance(value, bool)
+        if plain and key not in sidecar:
             said.append(f"{key.replace('_', ' ')} {value}")
     return said
 

@@ -123,7 +123,7 @@ class DiTConfig:
                 f'attention {backends} computes in bfloat16; set dtype="bfloat16"',
             ),
         ]
-        _reject("DiTConfig", faults)
+        reject("DiTConfig", faults)
         rope.axis_widths(self.width // self.heads)
 
     @property
@@ -132,7 +132,7 @@ class DiTConfig:
         return layers.Dtypes(self.dtype, self.param_dtype)
 
 
-def _reject(what: str, faults: list[tuple[Any, str]]) -> None:
+def reject(what: str, faults: list[tuple[Any, str]]) -> None:
     """Raises a ValueError with the first message whose fault is present."""
     for present, message in faults:
         if present:
@@ -153,6 +153,7 @@ class Shared:
         hints: one array `[i b v t h w d]` of hints, or None.
         hint_scale: control weight `[b|1 1 1 1 1 1]`.
         index: global sample indices `[b]`, or None; see `layers.Linear`.
+        positions: added to the tokens before every block `[t h w d]`, or None.
     """
 
     time: Array
@@ -163,6 +164,7 @@ class Shared:
     hints: Array | None
     hint_scale: Array
     index: Array | None
+    positions: Array | None = None
 
 
 class Block(nn.Module):
@@ -191,6 +193,8 @@ class Block(nn.Module):
             return layers.affine_norm(x, 1 + scale, shift), gate
 
         x = checkpoint_name(x, "block_input")
+        if shared.positions is not None:
+            x = x + shared.positions
         y, gate = modulated(x, "self_attn_modulation", shared.offsets[0])
         among = functools.partial(
             attention.self_attention, joint=c.joint_views, backend=c.attention
@@ -280,6 +284,14 @@ class Control(nn.Module):
         return sharding.constrain(hints, "i " + GRID)
 
 
+def sinusoid(times: Float[Array, "*axes"], width: int) -> Float[Array, "*axes {width}"]:
+    """Cosines, then sines, of the times at `width // 2` rates from 1 down to nearly 1/10000."""
+    half = width // 2
+    rates = jnp.exp(-np.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
+    angles = times.astype(jnp.float32)[..., None] * rates
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
 class TimeEmbedding(nn.Module):
     """Sinusoid of the timestep, and the modulation that all blocks share; float32.
 
@@ -296,14 +308,11 @@ class TimeEmbedding(nn.Module):
         The blocks are modulated by the sinusoid itself; the MLP makes only the shared part.
         """
         c = self.config
-        half = c.width // 2
-        rates = jnp.exp(-np.log(10000.0) * jnp.arange(half, dtype=jnp.float32) / half)
-        angles = (timesteps.astype(jnp.float32) * c.timestep_scale)[..., None] * rates
-        sinusoid = jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+        waves = sinusoid(timesteps.astype(jnp.float32) * c.timestep_scale, c.width)
         linear = functools.partial(layers.Linear, axes="b v t d", dtypes=c.dtypes)
-        y = jax.nn.silu(linear(c.width, name="up")(sinusoid))
+        y = jax.nn.silu(linear(c.width, name="up")(waves))
         y = linear(3 * c.width, name="out")(y)
-        return layers.RMSNorm(c.dtypes, name="norm")(sinusoid), y
+        return layers.RMSNorm(c.dtypes, name="norm")(waves), y
 
 
 class Final(nn.Module):
@@ -338,6 +347,25 @@ def text_projection(config: DiTConfig) -> layers.Linear:
         bias_init=init,
         name="text_project",
     )
+
+
+def check_inputs(c: DiTConfig, latents: Array, text: Array, control: Any, fps: Any) -> None:
+    """Raises a ValueError that names the first of a network's inputs that does not fit it."""
+    _, _, t, h, w, channels = latents.shape
+    given, features = text.shape[-1], c.text_features or c.text_width
+    longest = max(t, h // c.patch, w // c.patch)
+    extra = 0 if control is None else control.shape[-1]
+    faults = [
+        (channels != c.channels, f"latents of {channels} channels; it takes {c.channels}"),
+        (h % c.patch or w % c.patch, f"{h} x {w} latents do not divide by {c.patch}"),
+        (longest > c.positions, f"{longest} patches along one axis; it takes {c.positions}"),
+        (given not in (features, c.text_width), f"text of {given} features; it takes {features}"),
+        (c.control_blocks and control is None, "its control latents are missing"),
+        (control is not None and not c.control_blocks, "it has no control branch"),
+        (extra > c.control_channels, f"control of {extra} channels; it takes {c.control_channels}"),
+        (c.rope_fps and fps is None, "its frame positions follow fps (rope_fps), which is missing"),
+    ]
+    reject("the network does not fit its inputs", faults)
 
 
 class DiT(nn.Module):
@@ -387,7 +415,7 @@ class DiT(nn.Module):
                 without a control branch; no fps where it is read.
         """
         c = self.config
-        self._check(latents, text, control, fps)
+        check_inputs(c, latents, text, control, fps)
         time, shift = TimeEmbedding(c, name="time")(timesteps)
         shared = Shared(
             time=time,
@@ -422,35 +450,6 @@ class DiT(nn.Module):
         if features == (c.text_features or c.text_width):
             return jnp.zeros(features, c.dtype)
         return layers.gelu(round_to(params["text_project"]["bias"], c.dtype).astype(c.dtype))
-
-    def _check(self, latents: Array, text: Array, control: Array | None, fps: Any) -> None:
-        c = self.config
-        _, _, t, h, w, channels = latents.shape
-        given, features = text.shape[-1], c.text_features or c.text_width
-        longest, extra = (
-            max(t, h // c.patch, w // c.patch),
-            0 if control is None else control.shape[-1],
-        )
-        faults = [
-            (channels != c.channels, f"latents of {channels} channels; it takes {c.channels}"),
-            (h % c.patch or w % c.patch, f"{h} x {w} latents do not divide by {c.patch}"),
-            (longest > c.positions, f"{longest} patches along one axis; it takes {c.positions}"),
-            (
-                given not in (features, c.text_width),
-                f"text of {given} features; it takes {features}",
-            ),
-            (c.control_blocks and control is None, "its control latents are missing"),
-            (control is not None and not c.control_blocks, "it has no control branch"),
-            (
-                extra > c.control_channels,
-                f"control of {extra} channels; it takes {c.control_channels}",
-            ),
-            (
-                c.rope_fps and fps is None,
-                "its frame positions follow fps (rope_fps), which is missing",
-            ),
-        ]
-        _reject("the network does not fit its inputs", faults)
 
     def _turn(self, shape: tuple[int, ...], fps: Array | None) -> rope.Rotation:
         c = self.config

@@ -30,10 +30,15 @@ ZEROS, ONES = nn.initializers.zeros_init(), nn.initializers.ones_init()
 
 
 class Dtypes(NamedTuple):
-    """The dtype of activations, to which weights are rounded, and that of new parameters."""
+    """The dtype of activations, to which weights are rounded, and that of new parameters.
+
+    `fresh` are pairs of a regex (searched in a parameter's path) and an initialiser that takes the
+    place of the layer's own; the first that fits counts.
+    """
 
     compute: str
     param: str
+    fresh: tuple[tuple[str, Initializer], ...] = ()
 
 
 def fan_in_normal(key: Any, shape: tuple[int, ...], dtype: Any) -> Array:
@@ -59,6 +64,8 @@ def weight(
     module: nn.Module, name: str, init: Initializer, shape: tuple[int, ...], dtypes: Dtypes
 ) -> Array:
     """A parameter of a module, rounded to the compute dtype."""
+    path = "/".join((*module.path, name))
+    init = next((fresh for pattern, fresh in dtypes.fresh if re.search(pattern, path)), init)
     value = module.param(name, init, shape, jnp.dtype(dtypes.param))
     dtype = jnp.dtype(dtypes.compute)
     return value if value.dtype == dtype else round_to(value, dtype).astype(dtype)

@@ -6,6 +6,7 @@
     python -m cosmos_jax.prepare blur --root=DIR       blurred control videos
     python -m cosmos_jax.prepare text --config=FILE    captions as the text encoder's numbers
     python -m cosmos_jax.prepare latents --config=FILE clips as the video codec's numbers
+    python -m cosmos_jax.prepare waymo --source=DIR    clips of the Waymo Open Dataset
 
 Each command answers to --help, is safe to repeat, and goes on where it was stopped.
 """
@@ -18,7 +19,7 @@ from absl import flags
 from cosmos_jax import cli
 
 # Each is a module of this package with its own flags and `main(argv)`; one of them is imported.
-COMMANDS = ("check", "prompts", "edges", "blur", "text", "latents")
+COMMANDS = ("check", "prompts", "edges", "blur", "text", "latents", "waymo")
 
 if __name__ == "__main__":
     if sys.argv[1:] in ([], ["--help"]):

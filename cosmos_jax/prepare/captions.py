@@ -25,19 +25,7 @@ def embed(values: Mapping[str, Any], overwrite: bool) -> None:
     Raises:
         ValueError: bad data or weights; a cache of another encoder; a full disk.
     """
-    root = values["data"]["root"]
-    if root == build.SYNTHETIC:
-        raise ValueError(
-            "--root is missing: the clips of config.data.root='synthetic' lie in "
-            "WORKDIR/synthetic of a run"
-        )
-    if root.startswith("tfds://") and values["text"]["cache"] == "auto":
-        raise ValueError(f"{root} is no folder to keep embeddings in: name one, config.text.cache")
-    folder = build_text.cache_folder(values, root)
-    if folder is None:
-        raise ValueError("config.text.cache=None: no run would read a cache; leave it at auto")
-    if jax.process_count() > 1:
-        raise ValueError(f"{jax.process_count()} processes: start the command in one of them alone")
+    _, folder = places(values)
     mesh = build.mesh(values)
     with jax.set_mesh(mesh):
         captions, encode, identity = prepared(values, mesh, folder)
@@ -59,6 +47,28 @@ def embed(values: Mapping[str, Any], overwrite: bool) -> None:
                 writer.add(caption, embedding)
     nbytes = sum(entry.bytes for entry in cache.entries.values())
     print(f"{folder}: {len(cache.entries)} captions, {nbytes:,} bytes", flush=True)
+
+
+def places(values: Mapping[str, Any]) -> tuple[Path, Path]:
+    """The folder of clips of a config, and that of its embeddings.
+
+    Raises:
+        ValueError: clips that are in no folder, no cache that is wanted, or several processes.
+    """
+    root = values["data"]["root"]
+    if root == build.SYNTHETIC:
+        raise ValueError(
+            "--root is missing: the clips of config.data.root='synthetic' lie in "
+            "WORKDIR/synthetic of a run"
+        )
+    if root.startswith("tfds://") and values["text"]["cache"] == "auto":
+        raise ValueError(f"{root} is no folder to keep embeddings in: name one, config.text.cache")
+    folder = build_text.cache_folder(values, root)
+    if folder is None:
+        raise ValueError("config.text.cache=None: no run would read a cache; leave it at auto")
+    if jax.process_count() > 1:
+        raise ValueError(f"{jax.process_count()} processes: start the command in one of them alone")
+    return Path(root), folder
 
 
 def prepared(

@@ -97,7 +97,7 @@ def charts(curves: dict[str, Curve]) -> list[dict[str, Any]]:
 def _lines(curves: dict[str, Curve], errors: dict[str, Curve], smooth: bool) -> dict[str, Any]:
     series = []
     for name, curve in curves.items():
-        series.append(_series(name, curve, errors.get(name)))
+        series.append(series_of(name, curve, errors.get(name)))
         series += _smooth_series(name, curve) if smooth else []
     return {"series": series}
 
@@ -107,7 +107,7 @@ def _natural(name: str) -> list[Any]:
     return [(1, int(x), "") if x.isdecimal() else (0, 0, x) for x in re.split(r"(\d+)", name)]
 
 
-def _series(name: str, curve: Curve, error: Curve | None = None) -> dict[str, Any]:
+def series_of(name: str, curve: Curve, error: Curve | None = None) -> dict[str, Any]:
     """One curve: its points to draw, and numbers of all its values."""
     values = curve.values
     around = None if error is None else dict(zip(error.steps.tolist(), error.values.tolist()))
@@ -134,7 +134,7 @@ def _smooth_series(name: str, curve: Curve) -> list[dict[str, Any]]:
     if count < SMOOTH_FROM:
         return []
     window = min(max(count // 50, 5), LARGEST_WINDOW)
-    series = _series(f"{name}, mean of about {window} values", log.smoothed(curve, window))
+    series = series_of(f"{name}, mean of about {window} values", log.smoothed(curve, window))
     return [{**series, "smooth": True}]
 
 

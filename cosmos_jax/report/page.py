@@ -11,7 +11,9 @@ import html
 import json
 import os
 import urllib.parse
+from collections.abc import Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,8 @@ from cosmos_jax.report.charts import charts, number
 
 METRICS_FILE = "metrics.jsonl"
 CONFIG_FILE = "config.json"
-SCRIPTS = ("chart.js", "player.js", "page.js")
+WEB = resources.files("cosmos_jax.report") / "web"
+SCRIPTS = ("chart.js", "clock.js", "player.js", "page.js")
 
 
 def write_report(workdir: Path, output: Path | None = None) -> Path:
@@ -38,7 +41,11 @@ def write_report(workdir: Path, output: Path | None = None) -> Path:
     output = workdir / "report.html" if output is None else output
     if output.is_dir():
         raise ValueError(f"{output} is a folder: name a file for the page")
-    text = render(report_data(workdir, output.parent))
+    return write(output, render(report_data(workdir, output.parent)))
+
+
+def write(output: Path, text: str) -> Path:
+    """Writes a page, whole or not at all."""
     output.parent.mkdir(parents=True, exist_ok=True)
     draft = output.with_name(output.name + ".draft")
     draft.write_text(text, "utf-8")
@@ -123,9 +130,24 @@ def link(path: Path, folder: Path) -> str:
 
 
 def render(data: dict[str, Any]) -> str:
-    """The page. `data` stands in it as JSON, in the element `data`."""
-    files = resources.files("cosmos_jax.report") / "web"
-    script = "\n".join((files / name).read_text("utf-8") for name in SCRIPTS)
+    """The page of a run."""
+    return fill(data, WEB / "page.html", [WEB / "page.css"], [WEB / name for name in SCRIPTS])
+
+
+def fill(
+    data: dict[str, Any],
+    template: Traversable,
+    styles: Sequence[Traversable],
+    scripts: Sequence[Traversable],
+) -> str:
+    """A template with its `data`, which stands in it as JSON in the element `data`.
+
+    Args:
+        data: JSON values; `name` is the title's.
+        template: HTML with @@name@@, @@policy@@ (of the only script), @@style@@, @@data@@ and
+            @@script@@.
+    """
+    script = "\n".join(file.read_text("utf-8") for file in scripts)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     numbers = json.dumps(data, allow_nan=False, separators=(",", ":"))
     for character in "<>&":  # so that no text can end the element
@@ -134,9 +156,9 @@ def render(data: dict[str, Any]) -> str:
     parts = {
         "name": html.escape(name),
         "policy": f"'sha256-{digest}'",
-        "style": (files / "page.css").read_text("utf-8"),
+        "style": "\n".join(file.read_text("utf-8") for file in styles),
         "data": numbers,
         "script": script,
     }
-    pieces = (files / "page.html").read_text("utf-8").split("@@")
+    pieces = template.read_text("utf-8").split("@@")
     return "".join(parts[piece] if i % 2 else piece for i, piece in enumerate(pieces))

@@ -15,6 +15,9 @@ FOLDER = "samples"
 STACKED = ("compare", "grid", "control")
 """Kinds that show all cameras in one picture, in the order in which they are offered."""
 
+LABELLED = "compare_"
+"""Kinds that begin so show all cameras too, offered first; the names stand in the picture."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
@@ -59,7 +62,8 @@ def _name(path: Path, folder: Path, clips: set[Path]) -> tuple[str, str]:
 
 def order(kinds: set[str], cameras: Sequence[str]) -> list[str]:
     """Kinds as they are offered: those that show all, then the cameras, then what else there is."""
-    known = [kind for kind in (*STACKED, *cameras) if kind in kinds]
+    known = sorted(kind for kind in kinds if kind.startswith(LABELLED))
+    known += [kind for kind in (*STACKED, *cameras) if kind in kinds]
     return known + sorted(kinds - set(known))
 
 

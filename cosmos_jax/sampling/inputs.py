@@ -41,11 +41,14 @@ def in_folder(path: Path, wanted: "Wanted", model: Model) -> list[Request]:
     long = Long(pixels=model.reference, whole=model.reference)
     if not model.controlled and wanted.long.get("chunks", 1) is None:
         raise ValueError("--num_chunks=all needs a model with control, whose videos have an end")
+    changes = dict(wanted.settings)
+    if model.reference and model.text_guided and "guidance" in changes:
+        changes["guidance"] -= 1  # there it is that of uncond + g (cond - uncond)
     return spec_folder.requests(
         spec_folder.Folder(
             root=path,
             model=model,
-            settings=dataclasses.replace(model.settings, **wanted.settings),
+            settings=dataclasses.replace(model.settings, **changes),
             control=wanted.control,
             prompt=wanted.fields.get("prompt"),
             long=dataclasses.replace(long, **wanted.long),

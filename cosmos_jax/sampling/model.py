@@ -17,6 +17,8 @@ NEGATIVE_PROMPT = (
 )
 """The negative prompt of the published samplers (cosmos-transfer2.5, cosmos-predict2.5)."""
 
+PUBLISHED = "published"  # what stands for it in settings
+
 
 @dataclasses.dataclass(frozen=True)
 class Model:
@@ -60,6 +62,11 @@ class Model:
     def prompted(self, cameras: Sequence[str], prompt: str) -> tuple[str, ...]:
         """Captions of the views from one prompt."""
         return self.captions(cameras, dict.fromkeys(self.speakers(cameras), prompt))
+
+    @property
+    def text_guided(self) -> bool:
+        """Whether it is of several views without control: then the published g is 1 more."""
+        return not self.controlled and len(self.cameras) > 1
 
     def negative(self, cameras: Sequence[str], prompt: str | None) -> tuple[str, ...] | None:
         """Captions of the unconditional branch; None where there is no text at all."""

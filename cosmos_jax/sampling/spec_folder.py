@@ -16,7 +16,7 @@ from cosmos_jax.data import layouts
 from cosmos_jax.data.layouts import Layout
 from cosmos_jax.data.video import FileError
 from cosmos_jax.generate import SampleConfig
-from cosmos_jax.sampling.model import NEGATIVE_PROMPT, Model
+from cosmos_jax.sampling.model import NEGATIVE_PROMPT, PUBLISHED, Model
 from cosmos_jax.sampling.requests import ONE_CLIP, Long, Request, View
 
 WORDS = ("captions", "metas")
@@ -61,7 +61,8 @@ def requests(folder: Folder) -> list[Request]:
         ValueError: no folder, no files, a camera that the model does not know, a prompt that no
             view reads, or captions that cannot be read (all of them listed).
     """
-    model, config, settings = folder.model, folder.model.config, folder.settings
+    model, config = folder.model, folder.model.config
+    settings = resolved(folder.settings, model)
     if not folder.root.is_dir():
         raise ValueError(f"{folder.root} is not a folder of clips")
     layout = find_layout(folder)
@@ -80,8 +81,6 @@ def requests(folder: Folder) -> list[Request]:
     if settings.seed + len(names) > 2**32:
         raise ValueError(f"seed={settings.seed}: sample i takes seed + i, below 2^32")
     negative = settings.negative_prompt
-    if model.reference and negative is None:
-        negative = NEGATIVE_PROMPT
     spoken = [negative or ""] * len(cameras) if model.reference else None
     rate = config.fps if folder.fps is None else folder.fps
     return [
@@ -109,6 +108,14 @@ def requests(folder: Folder) -> list[Request]:
         )
         for i, (name, words) in enumerate(zip(names, texts, strict=True))
     ]
+
+
+def resolved(settings: SampleConfig, model: Model) -> SampleConfig:
+    """Settings in which the published negative prompt is written out."""
+    negative = settings.negative_prompt
+    if negative == PUBLISHED or (model.reference and negative is None):
+        negative = NEGATIVE_PROMPT
+    return dataclasses.replace(settings, negative_prompt=negative)
 
 
 def _negative(

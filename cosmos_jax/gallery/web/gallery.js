@@ -101,7 +101,7 @@ function prompts(sample) {
   const negative = sample.negative.length ? [make("p", { class: "quiet" }, "instead of: "), ...lines(sample.negative)] : [];
   if (!sample.prompt.length && !negative.length) return null;
   const said = make("div", { class: "prompt" }, ...lines(sample.prompt), ...negative);
-  const long = sample.prompt.length > 1 || said.textContent.length > 400;
+  const long = sample.prompt.length > 2 || said.textContent.length > 400;
   return long ? make("details", { class: "prompt" }, make("summary", {}, "Prompt"), said) : said;
 }
 
