@@ -66,6 +66,9 @@ CONTROL_WEIGHT = flags.DEFINE_float("control_weight", None, "Scale of the contro
 NUM_CONDITIONAL_FRAMES = flags.DEFINE_integer(
     "num_conditional_frames", None, "Given pixel frames at the start of every view: 0, 1, 5, ..."
 )
+NUM_FRAMES = flags.DEFINE_integer(
+    "num_frames", None, "For long videos: exactly so many frames.", lower_bound=1
+)
 NUM_CHUNKS = flags.DEFINE_string("num_chunks", None, "For long videos: the most chunks, or all.")
 CHUNK_OVERLAP = flags.DEFINE_integer("chunk_overlap", None, "Frames that chunks share: 1, 5, ...")
 HANDOVER = flags.DEFINE_enum(
@@ -105,6 +108,7 @@ def main(argv: list[str]) -> None:
             seeds=NUM_SEEDS.value,
             limit=MAX_SAMPLES.value,
             control=CONTROL.value,
+            frames=NUM_FRAMES.value,
             size=None if SIZE.value is None else pair(SIZE, int),
             text_cache=TEXT_CACHE.value,
             guardrail=GUARDRAIL.value,

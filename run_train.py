@@ -45,6 +45,8 @@ def main(argv: list[str]) -> None:
     if idle := [flag.name for flag in PLANNED if flag.value is not None]:
         cli.fail(f"--{idle[0]} belongs to --plan")
     if DETERMINISTIC.value:  # read when jax starts
+        if config.attention == "fa3":
+            cli.fail("--deterministic: FlashAttention-3 is not; take --config.attention=cudnn")
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EXACT_KERNELS}"
     with contextlib.ExitStack() as stack:
         with cli.user_errors():

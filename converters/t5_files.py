@@ -19,7 +19,7 @@ from jaxtyping import Float
 
 from converters import pickle_out as out
 from converters.unpickle import Unpickler
-from cosmos_jax.data import layouts
+from cosmos_jax.data import cameras
 
 WIDTH = 1024  # of google-t5/t5-11b, the only encoder that such files are of
 SCRIPT = "get_t5_embeddings_from_waymo.py"
@@ -110,7 +110,7 @@ def _bytes(data: bytes) -> bytes:
 
 def places_of(root: Path, camera: str, clip: str, sentence: str) -> tuple[Path, Path]:
     """Where the embedding of a sentence may lie: of the one about the camera, or of the clip's."""
-    if sentence == layouts.view_prefix(camera):
+    if sentence == cameras.prefix(camera):
         return prefix_files(root, camera)
     return clip_files(root, camera, clip)
 

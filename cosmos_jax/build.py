@@ -75,11 +75,11 @@ SECTIONS = (
 )
 SETTINGS = (
     *("seed", "steps", "dtype", "attention", "remat", "trainable", "ema_rate"),
-    *("init_from", "init_control", "canary", "offload_optimizer", "accumulate"),
+    *("init_from", "init_base", "init_control", "canary", "offload_optimizer", "accumulate"),
     *("unsound", "grad_limit"),
 )
-MAY_BE_NONE = ("canary", "grad_limit")
-FILES = {"codec": ("weights",), "text": ("weights", "cache"), "scene": ()}
+MAY_BE_NONE = ("init_base", "canary", "grad_limit")
+FILES = {"codec": ("weights",), "text": ("weights", "cache"), "scene": (), "process": ()}
 SYNTHETIC = "synthetic"  # the root of the data set that is rendered
 DCT_CODEC = "cosmos_jax.models.dct_codec:DCTCodec"
 
@@ -136,9 +136,7 @@ def check_config(config: Any) -> dict[str, Any]:
     if values["unsound"] not in ("stop", "skip"):
         raise ValueError(f"config.unsound={values['unsound']!r} must be stop or skip")
     if values["grad_limit"] is not None and values["unsound"] == "stop":
-        raise ValueError(
-            'config.grad_limit needs config.unsound="skip"; config.optimizer.clip clips'
-        )
+        raise ValueError('config.grad_limit needs config.unsound="skip"; optimizer.clip clips')
     if values["steps"] < 1:
         raise ValueError(f"config.steps={values['steps']} must be at least 1")
     return values

@@ -18,7 +18,7 @@ from cosmos_jax import build
 from cosmos_jax.data import latents
 from cosmos_jax.data.latents import Index, StoredEpisode
 from cosmos_jax.data.layouts import Cameras, DataConfig
-from cosmos_jax.prepare.progress import Progress
+from cosmos_jax.progress import Progress
 
 SCHEME = "tfds://"
 FIELDS = ("latents", "captions", "cameras", "view_ids", "fps", "episode", "first_frame")

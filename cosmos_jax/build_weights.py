@@ -20,7 +20,8 @@ RANDOM = "random"
 
 def check_source(values: Mapping[str, Any]) -> None:
     """Raises a ValueError where `config.init_from` does not hold what the run needs of it."""
-    if values["init_from"] != RANDOM or values["init_control"] != "source":
+    told = values["init_control"] != "source" or values["init_base"] is not None
+    if told or values["init_from"] != RANDOM:
         build.load("cosmos_jax.pretrained:check_source", "config.init_from")(values)
 
 

@@ -78,7 +78,7 @@ def dit(
         text_tokens: of each view.
     """
     length, d, patch = tokens(config, shape), config.width, config.patch**2
-    inputs = config.channels + 1 + config.pads + config.view_channels
+    inputs = config.channels + config.masked + config.pads + config.view_channels
     ends = 2 * length * d * patch * (inputs + config.channels)
     if config.text_features:
         ends += 2 * shape[0] * text_tokens * config.text_features * config.text_width

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,22 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Float, UInt8
 
 from cosmos_jax import sample, sharding
-from cosmos_jax.diffusion import conditioning, guiding, unipc
+from cosmos_jax.diffusion import conditioning, guiding
 from cosmos_jax.diffusion.step_cache import StepCache
-from cosmos_jax.train import Process, bind
+from cosmos_jax.train import bind
 from cosmos_jax.types import Batch, Params
+
+
+class Step(NamedTuple):
+    """An evaluation of the network.
+
+    Attributes:
+        row: the solver's.
+        guided: whether guidance acts.
+    """
+
+    row: Any
+    guided: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +43,13 @@ class SampleConfig:
         negative_prompt: text of the unconditional branch, in the slots that are trained with text;
             "published": the published samplers'; None: no text at all (zeros). Previews of a
             training run take none, as the published ones.
-        guidance_interval: (lowest, highest) noise level sigma, from 0 to 1, at which guidance acts;
-            steps outside evaluate the conditional branch alone, in half the time (Kynkäänniemi et
-            al. 2024, arXiv:2404.07724).
-        cache_threshold: up to which predicted relative change of the velocity a step is taken with
-            the last one, without the network (`diffusion.step_cache`); 0: never.
+        guidance_interval: (lowest, highest) share of noise in the noisy latents, from 0 to 1, at
+            which guidance acts; steps outside evaluate the conditional branch alone, in half the
+            time (Kynkäänniemi et al. 2024, arXiv:2404.07724). The share is sigma of rectified flow,
+            and sigma / (sigma + sigma_data) of EDM.
+        cache_threshold: up to which predicted relative change of what the solver follows (velocity,
+            or EDM's clean guess) a step is taken with the last one, without the network
+            (`diffusion.step_cache`); 0: never.
     """
 
     num_steps: int = 35
@@ -65,14 +79,17 @@ class SampleConfig:
         if not 0 <= self.cache_threshold < 1:
             raise ValueError(f"cache_threshold={self.cache_threshold} must lie in [0, 1)")
 
-    def schedule(self, process: Process) -> unipc.Schedule:
-        """The solver's rows, on the host."""
-        sigmas = (
-            unipc.karras_sigmas(self.num_steps)
-            if self.karras
-            else unipc.shift_sigmas(self.num_steps, process.shift)
-        )
-        return jax.device_get(unipc.schedule(sigmas))
+    def steps(self, solver: Any) -> list[Step]:
+        """Every evaluation of the network by a solver (`sample.FlowSolver`)."""
+        rows = solver.rows(self.num_steps, self.karras)
+        low, high = self.guidance_interval
+        return [
+            Step(
+                jax.tree.map(lambda column, i=i: column[i], rows),
+                self.guidance != 0 and bool(low <= share <= high),
+            )
+            for i, share in enumerate(solver.noise_share(rows))
+        ]
 
 
 def _silent(done: int, steps: int) -> None:
@@ -82,23 +99,29 @@ def _silent(done: int, steps: int) -> None:
 class Generator:
     """Samples videos; compiles once for each shape, with guidance and without.
 
+    Args:
+        net: the network.
+        codec: the video codec.
+        solver: of the process of its training (`build_sample.solver`).
+        config: how to sample, unless a call says else.
+        mesh: the devices.
+
     Attributes:
         evaluations: of the network in the last call of `latents`.
     """
 
-    def __init__(self, net: Any, codec: Any, process: Process, config: SampleConfig, mesh: Mesh):
-        self.net, self.config, self.codec, self.mesh = net, config, codec, mesh
-        self.process = process
+    def __init__(self, net: Any, codec: Any, solver: Any, config: SampleConfig, mesh: Mesh):
+        self.net, self.codec, self.solver, self.config, self.mesh = net, codec, solver, config, mesh
         self.evaluations = 0
 
-        def velocity(
+        def predict(
             variables: Any,
             batch: Batch,
             uncond_text: Array,
             mask: Array,
             noise: Array,
             x: Array,
-            timestep: Array,
+            row: Any,
             guidance: Array,
             control_weight: Array,
             guided: bool,
@@ -108,16 +131,8 @@ class Generator:
                 text = jnp.concatenate([text, uncond_text])
                 batch = jax.tree.map(lambda a: jnp.concatenate([a, a]), batch)
             both = jnp.concatenate([mask, mask]) if guided else mask
-            follow = sample.guided(
-                bind(net, variables, batch, text, both, control_weight),
-                noise,
-                given,
-                mask,
-                guidance if guided else None,
-                conditional_frame_timestep=process.conditional_frame_timestep,
-                dtype=net.config.dtype,
-            )
-            return follow(x, timestep)
+            network = bind(net, variables, batch, text, both, control_weight)
+            return solver.predict(network, x, row, noise, given, mask, guidance if guided else None)
 
         def decode(params: Params, latents: Array, tail: int) -> tuple[Array, Array]:
             pixels = codec.decode(params, latents.astype(net.config.dtype)).astype(jnp.float32)
@@ -129,8 +144,8 @@ class Generator:
             return codec.encode(params, pixels.astype(net.config.dtype)).astype(jnp.float32)
 
         whole = NamedSharding(mesh, sharding.P())
-        self._velocity = jax.jit(velocity, static_argnames="guided")
-        self._step = jax.jit(unipc.step)
+        self._predict = jax.jit(predict, static_argnames="guided")
+        self._step = jax.jit(solver.step)
         self._decode = jax.jit(decode, static_argnames="tail", out_shardings=whole)
         self._encode = jax.jit(encode, out_shardings=whole)
         self.gathered = jax.jit(lambda x: x, out_shardings=whole)
@@ -171,35 +186,32 @@ class Generator:
         seeds = [seed + i for i in range(b)] if isinstance(seed, int) else seed
         drawn = [sample.initial_noise(n, b=1, v=v, t=t, h=h, w=w, c=c) for n in seeds]
         noise = self._placed(np.concatenate(drawn))
-        state, schedule = unipc.start(noise), config.schedule(self.process)
-        steps = len(schedule.sigma)
-        cache, self.evaluations = StepCache(config.cache_threshold, steps), 0
-        low, high = config.guidance_interval
-        for i in range(steps):
-            row = unipc.Schedule(*(column[i] for column in schedule))
-            x = state.x
-            velocity = cache.reuse(i, x)
-            if velocity is None:
-                velocity = self._velocity(
+        state, steps = self.solver.start(noise), config.steps(self.solver)
+        cache, self.evaluations = StepCache(config.cache_threshold, len(steps)), 0
+        for i, (row, guided) in enumerate(steps):
+            x, seen = state.x, self.solver.seen(state.x, row)
+            followed = cache.reuse(i, seen)
+            if followed is None:
+                followed = self._predict(
                     variables,
                     batch,
                     uncond_text,
                     mask,
                     noise,
                     x,
-                    row.timestep,
+                    row,
                     np.float32(config.guidance),
                     np.float32(config.control_weight),
-                    guided=config.guidance != 0 and bool(low <= row.sigma <= high),
+                    guided=guided,
                 )
                 self.evaluations += 1
-                cache.evaluated(x, velocity)
-            state = self._step(state, velocity, row)
+                cache.evaluated(seen, followed)
+            state = self._step(state, followed, row)
             jax.block_until_ready(x)  # one step is queued while another runs
-            on_step(i, steps)
+            on_step(i, len(steps))
         jax.block_until_ready(state.x)
-        on_step(steps, steps)
-        return state.x
+        on_step(len(steps), len(steps))
+        return self.solver.latents(state)
 
     def _placed(self, latents: np.ndarray) -> jax.Array:
         spec = sharding.activation_spec(latents.shape, "b v t h w c", self.mesh)

@@ -28,9 +28,17 @@ def source_config(values: Mapping[str, Any], config: DiTConfig) -> DiTConfig:
     """The network whose weights `config.init_from` holds: without what a run makes new.
 
     Raises:
-        ValueError: `config.init_control` is unknown, or has nothing to copy from or to.
+        ValueError: `config.init_control` is unknown, or has nothing to copy from or to;
+            `config.init_base` is unknown, or of weights that are not named.
     """
     control = values["init_control"]
+    if (base := values["init_base"]) is not None:
+        if values["init_from"] == RANDOM or control != "source":
+            raise ValueError(
+                f"config.init_base={base!r} needs weights in config.init_from, and "
+                'config.init_control="source"'
+            )
+        config = build.network({**values, "model": {**values["model"], "base": base}}).config
     if control not in ("source", "copy"):
         raise ValueError(f'config.init_control={control!r} must be "source" or "copy"')
     if control == "source":
@@ -77,7 +85,10 @@ def initial_state(values: Mapping[str, Any], trainer: Trainer, sizes: build.Size
     """
     wanted, constants = optim.merge(sizes.state.params, sizes.state.frozen), sizes.state.constants
     config, new = source_config(values, trainer.net.config), None
-    if config != trainer.net.config:
+    if values["init_base"] is not None:
+        pattern = unlike(trainer, sizes.inputs, config, wanted)
+        new, wanted = optim.split_trainable(wanted, pattern)
+    elif config != trainer.net.config:
         copies = values["init_control"] == "copy"
         pattern = f"{optim.ADAPTERS}|control/.*" if copies else optim.ADAPTERS
         new, wanted = optim.split_trainable(wanted, pattern)
@@ -86,6 +97,28 @@ def initial_state(values: Mapping[str, Any], trainer: Trainer, sizes: build.Size
         tree["params"] = grow(trainer, sizes.inputs, tree["params"], new)
     params, frozen = optim.split_trainable(tree["params"], trainer.trainable)
     return trainer.start(sizes.state, params, frozen, tree["constants"])
+
+
+def unlike(trainer: Trainer, inputs: dict[str, Any], source: DiTConfig, wanted: Params) -> str:
+    """A regex of the parameters that a source of another network does not give; says which.
+
+    Args:
+        trainer: of the run's network.
+        inputs: the network's, small ones.
+        source: the source's network.
+        wanted: shapes of the run's parameters.
+    """
+    other = type(trainer.net)(source)
+    shapes = jax.eval_shape(lambda key: other.init(key, **inputs)["params"], jax.random.key(0))
+    held = {path: x.shape for path, x in traverse_util.flatten_dict(shapes, sep="/").items()}
+    ours = {path: x.shape for path, x in traverse_util.flatten_dict(wanted, sep="/").items()}
+    fresh = [path for path, shape in ours.items() if path not in held or held[path] != shape]
+    for path in fresh:
+        lost = f", in place of {held[path]}" if path in held else ""
+        print(f"fresh    {path} {ours[path]}{lost}", flush=True)
+    for path in sorted(held.keys() - ours.keys()):
+        print(f"unused   {path} {held[path]} of the weights", flush=True)
+    return "|".join(map(re.escape, fresh)) or "(?!)"
 
 
 def grow(trainer: Trainer, inputs: dict[str, Any], params: Params, new: Params) -> Params:

@@ -76,6 +76,10 @@ def check(config: PreviewConfig, trainer: Trainer) -> None:
         )
     if not config.weights or not config.conditional_frames:
         raise ValueError("config.preview: weights and conditional_frames name at least one each")
+    if any(config.conditional_frames) and not build_sample.solver(trainer).takes_given:
+        raise ValueError(
+            "config.preview.conditional_frames: the network takes no given frames; set it to (0,)"
+        )
     if controlled != bool(config.control_weights):
         raise ValueError(
             "config.preview.control_weights: the network has a control branch; name at least one"

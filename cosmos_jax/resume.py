@@ -77,7 +77,7 @@ def filled(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, default in defaults.items():
         if not isinstance(default, dict) or name not in values:
             continue
-        if name in build.FILES:
+        if name in build.FILES and "kind" in values[name]:
             default = {k: default[k] for k in build.FILES[name] if default[k] is not None}
         made[name] = {**default, **values[name]}
     for place in cli.MOVED:

@@ -1,8 +1,11 @@
 """The denoising loop: noise, given frames and a velocity function in; clean latents out."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any, ClassVar
 
 import einops
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
@@ -68,6 +71,69 @@ def guided(
         return conditioning.replace_given(v, noise - given, mask)
 
     return follow
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowSolver:
+    """UniPC, step by step: what `generate.Generator` asks of a process's solver.
+
+    Attributes:
+        process: a `train.Process`.
+        network: a `models.dit.DiTConfig`.
+        guidance_excess: by how much the published g of models of several views without control is
+            more: there it is that of `uncond + g (cond - uncond)`.
+    """
+
+    process: Any
+    network: Any
+    guidance_excess: ClassVar[int] = 1
+
+    @property
+    def takes_given(self) -> bool:
+        """Whether the network can be given frames."""
+        return self.network.masked
+
+    def rows(self, num_steps: int, karras: bool) -> unipc.Schedule:
+        """One row for each evaluation of the network, on the host."""
+        if karras:
+            return jax.device_get(unipc.schedule(unipc.karras_sigmas(num_steps)))
+        sigmas = unipc.shift_sigmas(num_steps, self.process.shift)
+        return jax.device_get(unipc.schedule(sigmas))
+
+    def noise_share(self, rows: unipc.Schedule) -> Float[np.ndarray, "steps"]:
+        """The noise's share of the noisy latents at each row, from 0 to 1."""
+        return np.asarray(rows.sigma)
+
+    def start(self, noise: Float[Array, "b v t h w c"]) -> unipc.State:
+        """The state before the first row, from standard normal noise."""
+        return unipc.start(noise)
+
+    def seen(self, x: Array, row: unipc.Schedule) -> Array:
+        """A sample at a scale at which changes at all noise levels compare (`step_cache`)."""
+        return x
+
+    def predict(
+        self,
+        network: flow.Velocity,
+        x: Float[Array, "b v t h w c"],
+        row: unipc.Schedule,
+        noise: Float[Array, "b v t h w c"],
+        given: Float[Array, "b v t h w c"],
+        mask: Float[Array, "b v t"],
+        guidance: Float[Array, ""] | None,
+    ) -> Float[Array, "b v t h w c"]:
+        """What the solver follows at a sample, the velocity; see `guided`."""
+        late = dict(conditional_frame_timestep=self.process.conditional_frame_timestep)
+        follow = guided(network, noise, given, mask, guidance, **late, dtype=self.network.dtype)
+        return follow(x, row.timestep)
+
+    def step(self, state: unipc.State, v: Array, row: unipc.Schedule) -> unipc.State:
+        """The state after a row."""
+        return unipc.step(state, v, row)
+
+    def latents(self, state: unipc.State) -> Float[Array, "b v t h w c"]:
+        """Clean latents, of the state after the last row."""
+        return state.x
 
 
 def denoise(

@@ -4,9 +4,13 @@ As `sample`, in EDM's noise levels. Latents are of a standard deviation of 1 out
 has them, and of `data` inside.
 """
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any, ClassVar
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
@@ -43,12 +47,10 @@ def guided(
         data: standard deviation of clean latents.
         dtype: the compute dtype.
     """
-    given = round_to(given, dtype)
-    faint = edm.scaling(jnp.float32(AUGMENT_SIGMA), data).input * (given + AUGMENT_SIGMA * noise)
+    given, faint = round_to(given, dtype), jnp.float32(AUGMENT_SIGMA)
 
     def guess(x: Array, sigma: Array) -> Array:
-        shown = faint / edm.scaling(sigma, data).input  # so that `faint` is what the network gets
-        x = conditioning.replace_given(x, shown, mask)
+        x = conditioning.replace_given(x, edm.shown(given, noise, faint, sigma, data), mask)
         copies = 1 if guidance is None else 2
         wide, levels = jnp.tile(x, (copies, 1, 1, 1, 1, 1)), jnp.full(copies * len(x), sigma)
         clean = edm.clean_guess(network, wide, levels, data=data, dtype=dtype)
@@ -58,6 +60,79 @@ def guided(
         return conditioning.replace_given(clean, given, mask)
 
     return guess
+
+
+@dataclasses.dataclass(frozen=True)
+class EDMSolver:
+    """Euler's method as the published inference takes it, step by step; see `sample.FlowSolver`.
+
+    Attributes:
+        process: a `diffusion.edm_process.EDMProcess`.
+        network: a `models.predict1.Predict1Config`. Samples are rounded to its dtype between steps,
+            as published.
+        guidance_excess: the published g is ours.
+    """
+
+    process: Any
+    network: Any
+    guidance_excess: ClassVar[int] = 0
+
+    @property
+    def takes_given(self) -> bool:
+        """Whether the network can be given frames."""
+        return self.network.masked
+
+    def rows(self, num_steps: int, karras: bool) -> edm_solvers.Schedule:
+        """One row for each evaluation of the network, on the host.
+
+        Raises:
+            ValueError: `karras`, which chooses between two schedules of rectified flow.
+        """
+        if karras:
+            raise ValueError(
+                "config.sample.karras chooses a schedule of rectified flow; EDM has one, set False"
+            )
+        levels = edm_solvers.sigmas(num_steps, lowest=edm_solvers.EULER_MIN)
+        return jax.device_get(edm_solvers.euler(levels))
+
+    def noise_share(self, rows: edm_solvers.Schedule) -> Float[np.ndarray, "steps"]:
+        """The noise's share of the noisy latents at each row: what rectified flow calls sigma."""
+        sigma = np.asarray(rows.sigma)
+        return sigma / (sigma + self.process.sigma_data)
+
+    def start(self, noise: Float[Array, "b v t h w c"]) -> edm_solvers.State:
+        """The state before the first row, from standard normal noise."""
+        return edm_solvers.start(round_to(edm_solvers.euler_start() * noise, self.network.dtype))
+
+    def seen(self, x: Array, row: edm_solvers.Schedule) -> Array:
+        """A sample as the network sees it: samples themselves shrink with the noise level."""
+        return edm.scaling(jnp.asarray(row.sigma), self.process.sigma_data).input * x
+
+    def predict(
+        self,
+        network: edm.Network,
+        x: Float[Array, "b v t h w c"],
+        row: edm_solvers.Schedule,
+        noise: Float[Array, "b v t h w c"],
+        given: Float[Array, "b v t h w c"],
+        mask: Float[Array, "b v t"],
+        guidance: Float[Array, ""] | None,
+    ) -> Float[Array, "b v t h w c"]:
+        """What the solver follows at a sample, the clean guess; see `guided`."""
+        data, dtype = self.process.sigma_data, self.network.dtype
+        guess = guided(network, noise, data * given, mask, guidance, data=data, dtype=dtype)
+        return guess(x, row.sigma)
+
+    def step(
+        self, state: edm_solvers.State, clean: Array, row: edm_solvers.Schedule
+    ) -> edm_solvers.State:
+        """The state after a row."""
+        state = edm_solvers.step(state, clean, row)
+        return state._replace(x=round_to(state.x, self.network.dtype))
+
+    def latents(self, state: edm_solvers.State) -> Float[Array, "b v t h w c"]:
+        """Clean latents of a standard deviation of 1, of the state after the last row."""
+        return state.x / self.process.sigma_data
 
 
 def denoise(

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ class Process:
         text_dropout_per_view: drop the text of each view by itself (agibot), not of the sample.
         conditional_frame_timestep: timestep of given frames, -1 for that of the noisy ones.
         time_levels: None for continuous time; 1000 for the first Predict2.5 release's table.
+        solver: what samples it, loaded where a run samples.
     """
 
     shift: float = 5.0
@@ -41,6 +42,7 @@ class Process:
     text_dropout_per_view: bool = False
     conditional_frame_timestep: float = -1.0
     time_levels: int | None = None
+    solver: ClassVar[str] = "cosmos_jax.sample:FlowSolver"
 
     def __post_init__(self) -> None:
         """Raises a ValueError for a rate outside [0, 1]."""
@@ -255,15 +257,16 @@ class Trainer:
         sound = jnp.isfinite(loss) & jnp.isfinite(norm)
         if self.grad_limit is not None:
             sound &= norm <= self.grad_limit
-        moments, average = self._moved(sharding.on_device, state.opt_state, state.ema)
+        moments = self._moved(sharding.on_device, state.opt_state, norm)
         updates, opt_state = self.optimizer.update(grads, moments, state.params)
-        params, ema = optax.apply_updates(state.params, updates), average
+        params = optax.apply_updates(state.params, updates)
+        ema = average = self._moved(sharding.on_device, state.ema, params)
         if ema is not None:
             ema = optim.ema_update(ema, params, state.step, self.ema_rate, self.dtype)
         if self.skip_unsound:
             old = state.params, moments, average
             params, opt_state, ema = _chosen(sound, (params, opt_state, ema), old)
-        opt_state, ema = self._moved(sharding.on_host, opt_state, ema)
+        opt_state, ema = (self._moved(sharding.on_host, tree) for tree in (opt_state, ema))
         metrics = {
             "loss": loss,
             "grad_norm": norm,
@@ -273,11 +276,16 @@ class Trainer:
         new = state.replace(step=state.step + 1, params=params, opt_state=opt_state, ema=ema)
         return new, metrics
 
-    def _moved(self, move: Callable[[Array], Array], opt_state: Any, ema: Any) -> tuple[Any, Any]:
-        """Moments and EMA, moved where they are offloaded."""
+    def _moved(self, move: Callable[[Array], Array], averages: Any, after: Any = None) -> Any:
+        """Moments or EMA (not counters), moved where they are offloaded, once `after` is computed.
+
+        Without it XLA copies them to the device at once, to lie there beside the activations.
+        """
         if not self.offload:
-            return opt_state, ema
-        return optax.tree_map_params(self.optimizer, move, opt_state), jax.tree.map(move, ema)
+            return averages
+        if after is not None:
+            averages, _ = jax.lax.optimization_barrier((averages, after))
+        return jax.tree.map(lambda x: move(x) if x.dtype == jnp.float32 else x, averages)
 
     def jit_step(self) -> Any:
         """`step`, to be compiled; the state is donated."""

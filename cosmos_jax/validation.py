@@ -169,7 +169,7 @@ def _scorer(trainer: Trainer, total: int) -> Callable[[TrainState, Batch, Array]
         losses, parts = trainer.loss_given(
             state.params, state, batch, none_given, batch.text, epsilon, normal
         )
-        errors = jnp.mean((parts.prediction - parts.target) ** 2, axis=(3, 4, 5))
-        return sharding.gather(losses), sharding.gather(errors), sharding.gather(parts.sigma)
+        gather = sharding.gather
+        return gather(losses), gather(parts.errors), gather(parts.sigma)
 
     return score

@@ -1,39 +1,26 @@
 """Several camera views in one picture, and the files that a sample is written to."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
+from cosmos_jax import rigs
 from cosmos_jax.data import video_writer
 
 
-def grid_shape(views: int) -> tuple[int, int]:
-    """(rows, columns): up to 3 views in a row, 4 as 2x2, 5 and 6 in two rows, then rows of 3 or 4.
-
-    Source: the robotics guide's `--stack_mode grid_auto`.
-    """
-    if views <= 3:
-        return 1, views
-    columns = math.ceil(views / 2) if views <= 6 else 3 if views <= 9 else 4
-    return math.ceil(views / columns), columns
-
-
-def grid(views: UInt8[np.ndarray, "v f y x 3"]) -> UInt8[np.ndarray, "f gy gx 3"]:
-    """All views side by side, row by row in view order; cells that are left over are black."""
-    v, f, y, x, _ = views.shape
-    rows, columns = grid_shape(v)
-    cells = np.zeros((rows * columns, f, y, x, 3), np.uint8)
-    cells[:v] = views
-    cells = cells.reshape(rows, columns, f, y, x, 3)
-    return cells.transpose(2, 0, 3, 1, 4, 5).reshape(f, rows * y, columns * x, 3)
-
-
-def stack_rows(*videos: UInt8[np.ndarray, "f gy gx 3"]) -> UInt8[np.ndarray, "f gy2 gx 3"]:
-    """Videos of one size above each other, to compare them frame by frame."""
-    return np.concatenate(videos, axis=1)
+def picture(
+    cameras: Sequence[str], views: UInt8[np.ndarray, "v f y x 3"]
+) -> UInt8[np.ndarray, "f gy gx 3"]:
+    """All views in one picture, each where its camera stands (`rigs.grid`); the rest is black."""
+    rows, columns, cells = rigs.grid(cameras)
+    _, f, y, x, _ = views.shape
+    out = np.zeros((f, rows * y, columns * x, 3), np.uint8)
+    for camera, frames in zip(cameras, views, strict=True):
+        row, column = cells[camera]
+        out[:, row * y : (row + 1) * y, column * x : (column + 1) * x] = frames
+    return out
 
 
 def write_sample(
@@ -50,8 +37,8 @@ def write_sample(
         paths.append(folder / name / f"{camera or 'view'}.mp4")
         video_writer.write_video(paths[-1], frames, fps)
     paths.append(folder / f"{name}_grid.mp4")
-    video_writer.write_video(paths[-1], grid(views), fps)
+    video_writer.write_video(paths[-1], picture(cameras, views), fps)
     if control is not None:
         paths.append(folder / f"{name}_control.mp4")
-        video_writer.write_video(paths[-1], grid(control), fps)
+        video_writer.write_video(paths[-1], picture(cameras, control), fps)
     return paths

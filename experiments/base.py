@@ -33,6 +33,9 @@ def get_config() -> ConfigDict:
     config.init_from = (
         "random"  # or all that converters.convert reads: a path, hf://OWNER/NAME/FILE
     )
+    # The network of init_from, where it is not the run's: a config.model.base. What the run's has
+    # and that one lacks, or has in another size, starts fresh.
+    config.init_base = placeholder(str)
     # Whence the control branch: "source" (init_from has one) or "copy": init_from has none, control
     # blocks become copies of the first trunk blocks, and the rest of the branch is new.
     config.init_control = "source"

@@ -33,8 +33,8 @@ Where guide and code disagree:
 - Edges and blur are made while training, with strengths drawn for every clip; here `prepare edges`
   and `prepare blur` (for `:vis`) write them once, at one strength.
 
-Ours: previews every 1000 steps (in the code every 200) and validation. As in the code no clip is held
-out, so validation is on training clips.
+Ours: previews every 1000 steps (in the code every 200) and validation. As in the code no clip is
+held out, so validation is on training clips.
 """
 
 from ml_collections import ConfigDict

@@ -378,8 +378,15 @@ def test_meshes_for_sampling():
     assert dict(mesh(None).shape) == ONE | {"context": 6}
     # Guidance has two branches: half of the devices each.
     assert dict(mesh(None, guided=True).shape) == ONE | {"data": 2, "context": 3}
-    written = mesh("data=2,context=4")
-    assert dict(written.shape) == dict(data=2, fsdp=1, context=4)
+    written = mesh("data=4,context=2")
+    assert dict(written.shape) == dict(data=4, fsdp=1, context=2)
+    with pytest.raises(ValueError, match=r"context=4 divides neither the 3 .* nor the 6 "):
+        mesh("data=2,context=4")
+    # Videos of another size have to fit too, here of 5 patch rows.
+    other = build_sample.sampling_mesh(values, trainer, None, False, [(80, 160)])
+    assert dict(other.shape) == ONE | {"context": 3}
+    with pytest.raises(ValueError, match=r"context=2 divides neither the 3 .* nor the 5 "):
+        build_sample.sampling_mesh(values, trainer, "data=4,context=2", False, [(80, 160)])
     for text in ("data", "rows=2", "data=two", ""):
         with pytest.raises(ValueError, match=f"--mesh={text}: write it as data=2,context=4"):
             mesh(text)

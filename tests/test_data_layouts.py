@@ -5,6 +5,7 @@ import pytest
 from clips_on_disk import CAMERAS, write_clips
 
 from cosmos_jax.data import layouts, video, video_writer
+from cosmos_jax.data.cameras import prefix as view_prefix
 
 pytestmark = pytest.mark.core
 
@@ -204,7 +205,7 @@ class TestCaptions:
 
     def test_a_camera_without_a_published_sentence(self):
         with pytest.raises(ValueError, match="no published prefix for camera 'roof'"):
-            layouts.view_prefix("roof")
+            view_prefix("roof")
 
 
 class TestFrameRate:

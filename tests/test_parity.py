@@ -47,16 +47,18 @@ def nudged(name, key, by):
 
 def test_files_are_told_by_their_arrays(tmp_path):
     names = ["unipc", "lr_ema", "rf_train", "cfg_sampling", "text_encoder"]
+    names += ["t5_tiny", "tok_wrapper"]
     renamed = [changed(tmp_path, name, {}, f"file_{i}") for i, name in enumerate(names)]
     status, out, err = parity(*renamed)
     assert (status, err) == (0, "")
     assert "FAIL" not in out.replace("0 FAIL", "")
     wanted = ["c1/x0_pred", "ema1/ema", "v2w_fp32/grad_coefs", "v2w/out/latents", "act/hidden_4"]
+    wanted += ["out/last_hidden_raw", "out/latent_normalised"]
     for i, what in enumerate(wanted):
         (line,) = re.findall(rf"file_{i}\.npz .* ok +{what}\n", out)
         assert re.search(r"\d\.\d\de[-+]\d\d .* max \d\.\d\de", line)
     assert "not compared: mvctrl_fp32/in/text" in out
-    assert re.search(r"\n\d+ rows of 5 files: 0 FAIL, 0 files with errors\n$", out)
+    assert re.search(r"\n\d+ rows of 7 files: 0 FAIL, 0 files with errors\n$", out)
 
 
 def test_data_sets_lie_where_root_says(tmp_path):

@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from converters import parity
-from converters.parity_checks import predict1, predict1_sampling
+from converters.parity_checks import kinds, predict1, predict1_sampling
 from converters.parity_checks.golden import Golden, Options
 from cosmos_jax import build, build_predict1, canary, flops, optim, sample_edm, train
-from cosmos_jax.diffusion import edm, edm_solvers, flow
+from cosmos_jax.diffusion import edm, edm_process, edm_solvers, flow
 from cosmos_jax.diffusion.edm_process import EDMProcess
 from cosmos_jax.models.predict1 import Predict1, Predict1Config
 from cosmos_jax.types import Batch
@@ -121,7 +120,7 @@ def test_a_step_keeps_what_is_clean_already(solver):
         (lambda: edm_solvers.res("2ab", np.array([2.0])), "two levels"),
         (lambda: EDMProcess(text_dropout=1.2), r"text_dropout=1.2 must lie in \[0, 1\]"),
         (lambda: EDMProcess(std=0.0), "must be positive"),
-        (lambda: EDMProcess(num_conditional_latents=(0.5, 0.5)), "without given frames"),
+        (lambda: EDMProcess(given_std=0.0), "given_std=0.0 must be positive"),
     ],
 )
 def test_bad_settings_are_errors(make, fault):
@@ -222,6 +221,51 @@ def test_noise_levels_and_latents_are_scaled_as_the_process_says():
     np.testing.assert_allclose(losses, wanted, rtol=1e-5)
 
 
+def test_given_frames_have_their_own_noise_and_no_loss():
+    config = dataclasses.replace(CONFIG, masked=True)
+    inputs = train.network_inputs(4, 8, control=False, frames=1)
+    process = EDMProcess(num_conditional_latents=(0.5, 0.5))
+    taking = dataclasses.replace(trainer(config), process=process)
+    state, data = jax.jit(lambda key: taking.init(key, inputs))(jax.random.key(0)), batch()
+    draws = flow.training_noise(jax.random.key(1), data.index, data.latents.shape[1:])
+    counts = jnp.array([0, 1, 1, 0])
+
+    @jax.jit
+    def score(latents):
+        args = (counts, data.text, draws.epsilon, draws.normal)
+        return taking.loss_given(state.params, state, data.replace(latents=latents), *args)
+
+    losses, parts = score(data.latents)
+    held = np.broadcast_to(np.arange(2) < np.array(counts)[:, None, None], (4, 2, 2))
+    assert (np.asarray(parts.errors) == 0).tolist() == held.tolist()
+    wanted = jnp.mean(parts.errors, (1, 2)) * jnp.exp(-parts.log_variance) + parts.log_variance
+    np.testing.assert_allclose(losses, wanted, rtol=1e-5)
+    # As the network sees them: clean frames with a noise of a level of their own, scaled to it.
+    clean, noise, shown = (
+        np.asarray(x[1, 0, 0]).ravel() for x in (parts.target, draws.epsilon, parts.noisy)
+    )
+    seen = shown / np.sqrt(parts.sigma[1] ** 2 + 0.25)
+    (a, b), rest, *_ = np.linalg.lstsq(np.stack([clean, noise], 1), seen, rcond=None)
+    assert rest < 1e-9 and b / a != pytest.approx(float(parts.sigma[1]), rel=1e-2)
+    assert 1 / a**2 == pytest.approx((b / a) ** 2 + 0.25, rel=1e-4)
+    # The rest of a view hears of them.
+    moved = score(data.latents.at[1, 0, 0].add(1.0))[1].prediction - parts.prediction
+    assert np.abs(moved[1, 1, 1]).max() > 1e-5 and np.abs(moved[0]).max() == 0
+
+
+def test_levels_of_given_frames_are_of_their_distribution():
+    normal = jax.random.normal(jax.random.key(0), (4000,))
+    drawn = np.asarray(edm_process._hashed(normal))
+    assert abs(drawn.mean()) < 0.05 and abs(drawn.std() - 1) < 0.05
+    assert abs(np.corrcoef(drawn, normal)[0, 1]) < 0.05
+
+
+def test_frames_are_given_only_to_a_network_that_takes_them():
+    taking = dataclasses.replace(trainer(), process=EDMProcess(num_conditional_latents=(0.5, 0.5)))
+    with pytest.raises(ValueError, match="the network takes no given frames; set"):
+        jax.eval_shape(taking.step, first_state(), batch())
+
+
 @functools.cache
 def sampler(guidance):
     state, data = first_state(), batch(1)
@@ -282,7 +326,7 @@ def test_a_config_names_the_process_and_the_network():
 
 @pytest.mark.core
 def test_files_are_told_by_their_arrays():
-    kinds = {
+    checks = {
         "dit_single": predict1.check_network,
         "posemb_full": predict1.check_positions,
         "edm_loss_bf16": predict1.check_loss,
@@ -291,8 +335,8 @@ def test_files_are_told_by_their_arrays():
         "lr_ema": predict1_sampling.check_schedules,
         "glue": predict1_sampling.check_glue,
     }
-    for name, check in kinds.items():
-        assert parity.find_check(Golden.load(GOLDENS / f"{name}.npz")) is check
+    for name, check in checks.items():
+        assert kinds.find_check(Golden.load(GOLDENS / f"{name}.npz")) is check
 
 
 @pytest.mark.core

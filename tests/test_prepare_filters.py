@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from commands import error_of, run
 
+from cosmos_jax import progress
 from cosmos_jax.data import video, video_writer
 from cosmos_jax.data.video import FileError
-from cosmos_jax.prepare import blur_filter, canny, progress, render, streams
+from cosmos_jax.prepare import blur_filter, canny, render, streams
 
 PREPARE = "cosmos_jax/prepare/__main__.py"
 STRENGTHS = ["very_low", "low", "medium", "high", "very_high"]

@@ -345,6 +345,8 @@ def test_what_is_missing_is_named(tmp_path):
     workdir = f"--workdir={tmp_path / 'run'}"
     nameless = commands.demo(job__name="")
     assert "config.job.name='' is no name" in commands.error_of("run_train.py", *nameless)
+    exact = ("--deterministic", "--config.attention=fa3")
+    assert "FlashAttention-3 is not" in commands.error_of("run_train.py", *commands.demo(), *exact)
     assert "argument 'train'" in commands.error_of("run_train.py", *commands.demo(), "train")
     assert "--config=experiments/NAME.py is missing" in commands.error_of("run_train.py", workdir)
     nowhere = commands.error_of("run_train.py", "--config=experiments/dmo.py", workdir)

@@ -152,3 +152,21 @@ def test_branches_split_over_the_data_axis_give_the_same_latents():
     with jax.set_mesh(sharding.make_mesh(data=2, context=2, devices=jax.devices()[:4])):
         split = jax.jit(lambda noise: run(case, velocity, noise, given, mask, 3.0))(noise)
     np.testing.assert_allclose(split, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_eight_devices_give_the_references_latents(case):
+    both, _, noise, given, mask = inputs(case)
+    t, h = noise.shape[2:4]
+    context = next(n for n in (4, 2, 1) if t % n == 0 or h % n == 0)
+    mesh = sharding.make_mesh(data=2, fsdp=4 // context, context=context)
+
+    def velocity(x, timesteps):
+        x = sharding.constrain(x, "b v t h w c")
+        return sharding.constrain(both(x, timesteps), "b v t h w c")
+
+    with jax.set_mesh(mesh):
+        guidance = float(case["guidance"])
+        latents = jax.jit(lambda x: run(case, velocity, x, given, mask, guidance))(noise)
+        assert mesh.size == 8 and len(latents.sharding.device_set) == 8
+    np.testing.assert_allclose(latents, read(case, "out/latents"), atol=1e-4)

@@ -115,6 +115,15 @@ def test_prefixes_go_before_every_view(root):
     assert words[1].endswith("left robot arm wrist, showing the gripper's perspective. ")
 
 
+@pytest.mark.parametrize(
+    ("chunks", "frames"),
+    [(1, 5), (None, 9), (3, 13)],  # of clips of 5, overlap 1, and a control of 9
+)
+def test_padded_videos_end_with_their_control_unless_chunks_are_counted(root, chunks, frames):
+    job = jobs(root, limit=1, reference=True, long=Long(chunks, whole=True))[0]
+    assert job.plan.frames == frames
+
+
 def test_frames_are_taken_at_the_wanted_rate(root):
     job = jobs(root, fps=5)[0]
     np.testing.assert_array_equal(job.controls(0)[0, :, 0, 0, 0], 5 * np.arange(0, 9, 2))

@@ -124,6 +124,28 @@ def test_flags_go_before_fields(files):
     assert request.settings.seed == 9 and request.views[0].caption.endswith("Snow.")
 
 
+def test_a_flag_that_is_no_field_is_said_to_be_a_flag(files):
+    with pytest.raises(ValueError, match=r"^--fps: .*spec\.json has no such field; drop the flag"):
+        predict(files, flags={"fps": 16})
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"), [("published", NEGATIVE_PROMPT), ("", ""), ("Rain.", "Rain.")]
+)
+def test_negative_prompts_are_those_that_are_said(files, said, wanted):
+    """ "published" stands for the guides' own; no words are no words."""
+    assert auto(files, negative_prompt=said).negative == (wanted, "")
+    assert auto(files, flags={"negative_prompt": said}).negative == (wanted, "")
+    (request,), _ = predict(files, negative_prompt=said)
+    assert request.negative == (wanted,) and request.settings.negative_prompt == wanted
+
+
+def test_a_model_without_control_is_refused(files):
+    model = sampling_models.model(CAR, controlled=False, **TRAINED)
+    with pytest.raises(ValueError, match=r"spec\.json: .* for a model with control; this one has"):
+        auto(files, model)
+
+
 def test_the_prompt_goes_to_the_first_view_where_the_front_is_not_active(files):
     request = auto(files, front_wide=...)
     assert request.cameras == ["cross_left"]
@@ -205,6 +227,12 @@ def test_files_of_several_samples(files):
     for text, words in (("{", "not JSON"), ("[]", "holds no sample"), ("3", "not an object")):
         with pytest.raises(ValueError, match=words):
             fields.read_objects(write(files, text))
+    odd = json.dumps(spec(prompt="One.\u2028Two."), ensure_ascii=False)
+    (found,) = fields.read_objects(write(files, f"{odd}\n", "odd.jsonl"))
+    assert found.text("prompt") == "One.\u2028Two."
+    (files / "latin.json").write_bytes(b'{"name": "caf\xe9"}')
+    with pytest.raises(ValueError, match=r"latin\.json: not UTF-8"):
+        fields.read_objects(files / "latin.json")
     with pytest.raises(ValueError, match=r"several\.jsonl:2: not JSON"):
         fields.read_objects(write(files, f"{one}\n{{", "several.jsonl"))
 
@@ -227,6 +255,8 @@ def test_seeds_make_names(files):
         (["a", "a_grid"], "the outputs of 'a' and 'a_grid' overlap"),
         (["a/b"], "'a/b' is no name of an output"),
         ([".."], "is no name of an output"),
+        (["run"], r"run\.json is the folder's own"),
+        (["metrics"], r"metrics\.json is the folder's own"),
     ],
 )
 def test_outputs_that_would_overlap_are_refused(files, names, words):

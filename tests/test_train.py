@@ -166,6 +166,25 @@ def test_moments_and_averages_in_host_memory_give_the_same_bits(tmp_path):
 
 
 @pytest.mark.core
+def test_copies_from_host_memory_wait_for_what_is_computed_before():
+    trainer, mesh = dataclasses.replace(tiny.trainer(".*"), offload=True), mesh_of(ONE)
+    with jax.set_mesh(mesh):
+        abstract = trainer.abstract_state(tiny.INPUTS, mesh)
+        jaxpr = jax.make_jaxpr(trainer.step)(abstract, tiny.batch(range(2))).jaxpr
+    arguments = set(map(id, jaxpr.invars))
+    waited = set()
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "optimization_barrier":
+            assert not set(map(id, equation.invars)) <= arguments  # it waits for something
+            waited |= set(map(id, equation.outvars))
+    moves = [e.invars[0] for e in jaxpr.eqns if e.primitive.name == "device_put"]
+    held = [x for x in jax.tree.leaves((abstract.opt_state, abstract.ema)) if x.ndim]
+    assert len(moves) == 2 * len(held)  # there and back
+    assert sum(id(move) in waited for move in moves) == len(held)
+    assert arguments.isdisjoint(map(id, moves))
+
+
+@pytest.mark.core
 @pytest.mark.parametrize("bad", ["latents", "limit", None])
 def test_a_step_that_is_not_sound_changes_nothing(bad):
     limit = 1e-6 if bad == "limit" else None

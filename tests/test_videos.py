@@ -9,28 +9,6 @@ from cosmos_jax.data import video
 pytestmark = pytest.mark.core
 
 
-@pytest.mark.parametrize(
-    ("views", "shape"),
-    # Spec 5.5, "grid_auto".
-    [
-        (1, (1, 1)),
-        (2, (1, 2)),
-        (3, (1, 3)),
-        (4, (2, 2)),
-        (5, (2, 3)),
-        (6, (2, 3)),
-        (7, (3, 3)),
-        (8, (3, 3)),
-        (9, (3, 3)),
-        (10, (3, 4)),
-        (12, (3, 4)),
-        (13, (4, 4)),
-    ],
-)
-def test_shapes_of_grids_are_the_references(views, shape):
-    assert videos.grid_shape(views) == shape
-
-
 def views_of(count, f=2, y=4, x=6):
     """Views whose pixels say view, frame, row and column."""
     grid = np.indices((count, f, y, x)).astype(np.uint8)
@@ -39,20 +17,12 @@ def views_of(count, f=2, y=4, x=6):
 
 def test_a_grid_holds_every_view_in_order_and_black_cells():
     views = views_of(5)
-    grid = videos.grid(views)
+    grid = videos.picture([f"camera_{i}" for i in range(5)], views)
     assert grid.shape == (2, 8, 18, 3) and grid.dtype == np.uint8
     for view, (row, column) in enumerate([(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]):
         cell = grid[:, 4 * row : 4 * row + 4, 6 * column : 6 * column + 6]
         np.testing.assert_array_equal(cell, views[view])
     assert not grid[:, 4:, 12:].any()
-
-
-def test_rows_are_stacked_frame_by_frame():
-    top, bottom = (videos.grid(views_of(2)) + n for n in (0, 100))
-    stacked = videos.stack_rows(top, bottom)
-    assert stacked.shape == (2, 8, 12, 3)
-    np.testing.assert_array_equal(stacked[:, :4], top)
-    np.testing.assert_array_equal(stacked[:, 4:], bottom)
 
 
 @pytest.mark.parametrize("controlled", [True, False])

@@ -94,7 +94,7 @@ def test_cameras_have_the_order_and_the_sentences_of_the_guide(root):
 )
 def test_prefix_styles(root, style, spoken, silent):
     settings = config(root, prefix_style=style)
-    sentence = layouts.view_prefix("pinhole_front")
+    sentence = cameras.prefix("pinhole_front")
     for text, wanted in (("words", spoken), ("", silent)):
         ours = layouts.view_caption(settings, "pinhole_front", text)
         assert ours == wanted.format(sentence)

@@ -44,28 +44,27 @@ def forward(values: Mapping[str, Any], views: int) -> Iterator[dict[str, Any]]:
     import jax
     import jax.numpy as jnp
 
-    from cosmos_jax import flops
+    from cosmos_jax import build_sample, flops
     from cosmos_jax.bench import measure, setup
-    from cosmos_jax.diffusion import flow
     from cosmos_jax.train import bind
 
     with cli.user_errors():
         system = setup.system(values, views)
+        generator = build_sample.generator(values, system.mesh, system.trainer)
         meter = measure.meter(REPEATS.value, settings.folder(PROFILE))
     branches = 2 if GUIDANCE.value else 1
-    trainer = system.trainer
+    trainer, solver = system.trainer, generator.solver
+    steps = generator.config.steps(solver)
+    middle = steps[len(steps) // 2].row
     variables = setup.sampling_variables(system)
     batch = setup.random_batch(system.sizes, branches, views, trainer.dtype)
 
-    def velocity(variables: Any, batch: Any) -> jax.Array:
-        mask = jnp.zeros(batch.latents.shape[:3])
-        timesteps = jnp.full(branches, 500.0)
-        given = trainer.process.conditional_frame_timestep
+    def predict(variables: Any, batch: Any) -> jax.Array:
+        mask, x = jnp.zeros(batch.latents.shape[:3]), batch.latents
         network = bind(trainer.net, variables, batch, batch.text, mask, 1.0)
-        latents = batch.latents.astype(trainer.dtype)
-        return network(latents, flow.frame_timesteps(timesteps, mask, given))
+        return solver.predict(network, x, middle, x, x, mask, None)
 
-    program = measure.compiled(jax.jit(velocity), variables, batch)
+    program = measure.compiled(jax.jit(predict), variables, batch)
     about = {"case": "sample", "part": "forward", "branches": branches, **system.about()}
     work = flops.forward(system.network, system.shape, system.sizes.text[0])
     yield from meter.lines(

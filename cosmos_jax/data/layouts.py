@@ -360,11 +360,6 @@ def _json_caption(content: object, kind: str | None) -> object:
     return None
 
 
-def view_prefix(camera: str) -> str:
-    """The published sentence about a camera; see `cameras.prefix`."""
-    return _published().prefix(camera)
-
-
 def view_caption(config: DataConfig, camera: str, text: str) -> str:
     """The words of a view: a text, and the published sentence about the camera where it is asked.
 

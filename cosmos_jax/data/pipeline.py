@@ -186,8 +186,7 @@ def open_dataset(config: DataConfig) -> DataSet:
     """Scans all headers and captions of a data set, and splits it.
 
     Raises:
-        layouts.BadDataError: lists every bad file with its reason (but see `skip_bad`,
-            `skip_short`).
+        layouts.BadDataError: lists every bad file that neither `skip_bad` nor `skip_short` is for.
         ValueError: no videos, cameras or control folder that do not exist, nothing left to read.
     """
     layout = layouts.find_layout(config.root, config.cameras, config.control)
@@ -197,11 +196,9 @@ def open_dataset(config: DataConfig) -> DataSet:
             f"{len(layout.cameras)}: {[name for name, _ in layout.cameras]}"
         )
     episodes, problems = layouts.scan(layout, config)
-    fatal = [
-        (file, reason)
-        for file, reason in problems
-        if not (config.skip_bad or (config.skip_short and reason.startswith(layouts.SHORT)))
-    ]
+    # How reasons begin that do not stop a run: any, those of short clips, none.
+    borne = "" if config.skip_bad else layouts.SHORT if config.skip_short else "\n"
+    fatal = [problem for problem in problems if not problem[1].startswith(borne)]
     if fatal or (problems and not episodes):
         raise layouts.BadDataError(layout.root, fatal or problems)
     train, validation = split_episodes(episodes, config.validation_fraction)

@@ -28,16 +28,27 @@ def write_video(
     Raises:
         ValueError: no frames, or (unless lossless) an odd number of rows or columns.
     """
-    path = Path(path)
     f, y, x, _ = frames.shape
     if not f or not y or not x:
         raise ValueError(f"{path}: no frames to write (shape {frames.shape})")
+    write_pictures(path, frames, (y, x), fps, crf)
+
+
+def write_pictures(
+    path: str | os.PathLike,
+    pictures: Iterable[np.ndarray],
+    size: tuple[int, int],
+    fps: float | int | Fraction,
+    crf: int = 18,
+) -> None:
+    """`write_video` of pictures of one size that come one by one, so that few are held at once."""
+    path, (y, x) = Path(path), size
     if crf and (y % 2 or x % 2):
         raise ValueError(f"{path}: {y}x{x} frames; H.264 (4:2:0) needs even rows and columns")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        encode(partial, frames, (y, x), Fraction(fps).limit_denominator(1001), crf, "")
+        encode(partial, pictures, size, Fraction(fps).limit_denominator(1001), crf, "")
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from cosmos_jax.diffusion import conditioning
 from cosmos_jax.types import round_to
 
 Network = Callable[[Array, Array], Array]
@@ -81,6 +82,33 @@ def clean_guess(
     return scale.skip * x + scale.out * output
 
 
+class Given(NamedTuple):
+    """Frames that the network is given, in training.
+
+    Attributes:
+        mask: 1 where a latent frame is given `[b v t]`.
+        sigma: noise level of given frames `[b]`, which the network is not told.
+    """
+
+    mask: Float[Array, "b v t"]
+    sigma: Float[Array, "b"]
+
+
+def shown(
+    given: Float[Array, "b v t h w c"],
+    noise: Float[Array, "b v t h w c"],
+    faint: Float[Array, "*shape"],
+    sigma: Float[Array, "*shape"],
+    data: float,
+) -> Float[Array, "b v t h w c"]:
+    """Given frames as they stand among noisy ones of level `sigma`.
+
+    They have a noise of their own level, `faint`, and the size at which the network's input has
+    them as if that were the level of all.
+    """
+    return (given + faint * noise) * (scaling(faint, data).input / scaling(sigma, data).input)
+
+
 class EDM(NamedTuple):
     """What the loss was computed from, all float32.
 
@@ -102,6 +130,12 @@ class EDM(NamedTuple):
     weight: Float[Array, "b"]
     log_variance: Float[Array, "b"]
 
+    @property
+    def errors(self) -> Float[Array, "b v t"]:
+        """The error of each latent frame, weighed by the noise level."""
+        squares = jnp.mean((self.prediction - self.target) ** 2, axis=(3, 4, 5))
+        return self.weight[:, None, None] * squares
+
 
 def loss(
     network: Network,
@@ -112,8 +146,11 @@ def loss(
     *,
     data: float,
     dtype: DTypeLike,
+    given: Given | None = None,
 ) -> tuple[Float[Array, "b"], EDM]:
     """The loss of each sample: mean over all elements of exp(-u) weight (guess - clean)^2 + u.
+
+    The guess of given frames is they themselves: they give no error but count in the mean.
 
     Args:
         network: see `clean_guess`.
@@ -124,13 +161,21 @@ def loss(
             cosmos-predict1, and so are the latents.
         data: standard deviation of clean latents.
         dtype: the compute dtype.
+        given: given frames, whose noise is `epsilon` too; None: there are none.
 
     Returns:
         The loss of each sample, and what it was computed from.
     """
     clean, sigma = round_to(latents, dtype), round_to(sigma, dtype)
-    noisy = clean + sigma[:, None, None, None, None, None] * epsilon
+    level = sigma[:, None, None, None, None, None]
+    noisy = clean + level * epsilon
+    if given is not None:
+        faint = given.sigma[:, None, None, None, None, None]
+        held = shown(clean, epsilon, faint, level, data)
+        noisy = conditioning.replace_given(noisy, held, given.mask)
     guess = clean_guess(network, noisy, sigma, data=data, dtype=dtype)
+    if given is not None:
+        guess = conditioning.replace_given(guess, clean, given.mask)
     timesteps = scaling(sigma, data).timestep[:, None, None]
     u = log_variance(timesteps).astype(jnp.float32)[:, 0, 0]
     error = jnp.mean((guess - clean) ** 2, axis=(1, 2, 3, 4, 5))

@@ -57,6 +57,11 @@ class Flow(NamedTuple):
     target: Float[Array, "b v t h w c"]
     prediction: Float[Array, "b v t h w c"]
 
+    @property
+    def errors(self) -> Float[Array, "b v t"]:
+        """What each latent frame adds to the loss."""
+        return jnp.mean((self.prediction - self.target) ** 2, axis=(3, 4, 5))
+
 
 def training_noise(
     key: Key[Array, ""], index: Int[Array, "b"], shape: tuple[int, int, int, int, int]

@@ -87,13 +87,18 @@ class Seam:
     ratio: float
 
 
-def seams(frames: Frames, boundaries: Sequence[int], reach: int = REACH) -> list[Seam]:
+def seams(
+    frames: Frames, boundaries: Sequence[int], reach: int = REACH, step: int = 1
+) -> list[Seam]:
     """Each boundary's frame difference against those of up to `reach` steps on either side.
 
     Differences at other boundaries do not count among the surroundings.
 
     Args:
         boundaries: first frames of the chunks after the first.
+        reach: how many differences count on either side.
+        step: frames from one that counts to the next. With the pixel frames of a codec's latent
+            frame, a seam is compared with other borders of latent frames, as it is one itself.
 
     Raises:
         ValueError: boundaries that do not increase within the video, or nothing around one.
@@ -104,8 +109,8 @@ def seams(frames: Frames, boundaries: Sequence[int], reach: int = REACH) -> list
     )
     found = []
     for frame in boundaries:
-        nearby = range(max(1, frame - reach), min(len(frames), frame + reach + 1))
-        others = [change[i - 1] for i in nearby if i not in boundaries]
+        nearby = range(frame - reach * step, frame + reach * step + 1, step)
+        others = [change[i - 1] for i in nearby if 0 < i < len(frames) and i not in boundaries]
         if not others:
             raise ValueError(f"the seam at frame {frame} has nothing around it to compare with")
         here, around = float(change[frame - 1]), float(np.median(others))

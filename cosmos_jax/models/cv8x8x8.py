@@ -11,7 +11,7 @@ Source: cosmos-predict1, the factorised networks of tokenizer/networks/continuou
 
 import dataclasses
 import math
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,8 @@ from cosmos_jax.models.wan_vae import constrain_clips, one_by_one
 from cosmos_jax.types import Params
 
 TAPS = 3  # frames that a convolution in time sees
-SIGNS = np.array([[1, 1], [1, -1]])  # of sample (row) and band (column): sum, difference
+PAIR = np.array([[1, 1], [1, -1]])  # of sample (row) and band (column): sum, difference
+SIGNS = np.kron(PAIR, np.kron(PAIR, PAIR))
 
 
 class Level(NamedTuple):
@@ -50,18 +51,19 @@ def haar(x: Float[Array, "n t h w c"]) -> Float[Array, "n t2 h2 w2 c8"]:
 
     Bands count in binary with time first: 1 is the difference over columns, 4 that over frames.
     """
-    signs = SIGNS.astype(x.dtype)
-    x = rearrange(x, "n (t i) (h j) (w k) c -> n t i h j w k c", i=2, j=2, k=2)
-    x = jnp.einsum("ntihjwkc,ip,jq,kr->nthwpqrc", x, *[signs] * 3, precision="highest")
-    return rearrange(x / 8, "n t h w p q r c -> n t h w (p q r c)")
+    x = rearrange(x, "n (t i) (h j) (w k) c -> n t h w (i j k) c", i=2, j=2, k=2)
+    return rearrange(_between(x) / 8, "n t h w p c -> n t h w (p c)")
 
 
 def unhaar(x: Float[Array, "n t h w c8"]) -> Float[Array, "n t2 h2 w2 c"]:
     """The inverse of `haar`."""
-    signs = SIGNS.astype(x.dtype)
-    x = rearrange(x, "n t h w (p q r c) -> n t h w p q r c", p=2, q=2, r=2)
-    x = jnp.einsum("nthwpqrc,ip,jq,kr->ntihjwkc", x, *[signs] * 3, precision="highest")
-    return rearrange(x, "n t i h j w k c -> n (t i) (h j) (w k) c")
+    x = _between(rearrange(x, "n t h w (p c) -> n t h w p c", p=8))
+    return rearrange(x, "n t h w (i j k) c -> n (t i) (h j) (w k) c", i=2, j=2, k=2)
+
+
+def _between(x: Float[Array, "n t h w p c"]) -> Float[Array, "n t h w q c"]:
+    """Sums over a block with the signs of each band, or the other way round: they are the same."""
+    return jnp.einsum("nthwpc,pq->nthwqc", x, SIGNS.astype(x.dtype), precision="highest")
 
 
 class FrameNorm(nn.Module):
@@ -313,6 +315,7 @@ class CV8x8x8:
         normalised: the weights come with statistics; without, latents are as they are.
         dtype: of weights and activations inside. Outputs have the dtype of the inputs, in which
             they are normalised too.
+        by_place: latents depend on their frame's place in a chunk, and one frame is a picture.
 
     Raises:
         ValueError: fields that do not fit each other.
@@ -329,6 +332,7 @@ class CV8x8x8:
     chunk: int = 8
     normalised: bool = True
     dtype: Any = jnp.bfloat16
+    by_place: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Checks the fields against each other."""

@@ -111,6 +111,7 @@ class DCTCodec:
     latent_channels: ClassVar[int] = 16
     spatial: ClassVar[int] = 8
     temporal: ClassVar[int] = 4
+    by_place: ClassVar[bool] = False
 
     def init(self, key: jax.Array) -> Params:
         """There is nothing to draw: an empty tree."""

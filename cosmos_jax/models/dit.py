@@ -9,7 +9,7 @@ Latents and activations are `b v t h w c` from end to end; a single view is v=1.
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import flax.struct
@@ -94,6 +94,7 @@ class DiTConfig:
     attention: str = "xla"
     text_attention: str = "xla"
     adapter: Any = None
+    masked: ClassVar[bool] = True  # an input channel marks given frames
 
     def __post_init__(self) -> None:
         blocks, backends = self.control_blocks, (self.attention, self.text_attention)

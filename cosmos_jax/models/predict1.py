@@ -62,7 +62,7 @@ class Predict1Config(DiTConfig):
     rope_ratios: tuple[float, float, float] = (2.0, 1.0, 1.0)
     timestep_scale: float = 1.0
     rope_fps: bool = True
-    masked: bool = False
+    masked: bool = False  # type: ignore[misc]  # always so in the 2.5 family
     repeats: bool = False
     repeated_views: tuple[int, ...] = ()
     sincos: tuple[float, ...] = ()

@@ -3,8 +3,8 @@
 An embedding is the encoder's output, 1024 numbers a token, padded to 512 rows with zeros. The video
 network masks nothing: rows of zeros take part in its attention.
 
-A caption may be several sentences with `types.APART` between them. Each is encoded by itself, with its
-own closing token, and their rows follow one another: so the reference puts the sentence about a
+A caption may be several sentences with `types.APART` between them. Each is encoded by itself, with
+its own closing token, and their rows follow one another: so the reference puts the sentence about a
 camera before the caption of a clip.
 
 Source: T5 (arXiv 1910.10683) as transformers has it; cosmos-predict1, CosmosT5TextEncoder.
@@ -261,9 +261,10 @@ class T5Text(T5Config):
     def encode(self, params: Params, captions: Sequence[str]) -> Float[np.ndarray, "b s e"]:
         """Embeddings of captions in the compute dtype, on the host.
 
-        Compiled once for each number of sentences (see `types.APART`). Weights may be split over the mesh
-        that `jax.set_mesh` sets: each block's are gathered where they are used. Sentences are split
-        over the batch's axes where their number divides. All processes of a run call it together.
+        Compiled once for each number of sentences (see `types.APART`). Weights may be split over
+        the mesh that `jax.set_mesh` sets: each block's are gathered where they are used. Sentences
+        are split over the batch's axes where their number divides. All processes of a run call it
+        together.
 
         Raises:
             ValueError: no captions, or as `ids`.

@@ -12,7 +12,7 @@ _src/predict2/tokenizers/wan2pt1.py.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -316,6 +316,7 @@ class WanVAE:
         dtype: of weights and activations inside. Outputs have the dtype of the inputs.
         encode_chunk: latent frames encoded at a time. More is faster and takes more memory.
         decode_chunk: latent frames decoded at a time.
+        by_place: whether latents depend on their frame's place in a clip.
 
     Raises:
         ValueError: fields that do not fit each other.
@@ -331,6 +332,7 @@ class WanVAE:
     dtype: Any = jnp.bfloat16
     encode_chunk: int = 2
     decode_chunk: int = 1
+    by_place: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Checks the fields against each other."""

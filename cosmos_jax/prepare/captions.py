@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cosmos_jax import build, build_text, text_cache
-from cosmos_jax.prepare.progress import Progress
+from cosmos_jax.progress import Progress
 
 Encode = Callable[[Sequence[str]], Any]
 

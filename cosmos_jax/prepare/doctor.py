@@ -17,8 +17,8 @@ from cosmos_jax.data.layouts import DataConfig, Layout
 from cosmos_jax.data.video import FileError, VideoInfo
 from cosmos_jax.prepare import motion, prompt_files
 from cosmos_jax.prepare.motion import Motion, Timing
-from cosmos_jax.prepare.progress import Progress
 from cosmos_jax.prepare.report import LEVELS, File, Finding, Report, tokens, windows_of
+from cosmos_jax.progress import Progress
 
 COMMAND = "python -m cosmos_jax.prepare"
 OTHER_ASPECT = 1.1  # beyond this ratio of aspect ratios, much of the picture is lost or bent

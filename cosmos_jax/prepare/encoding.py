@@ -17,7 +17,7 @@ from cosmos_jax.data.latents import Index
 from cosmos_jax.data.layouts import DataConfig
 from cosmos_jax.encode import Encoder, Text
 from cosmos_jax.prepare.captions import check_room
-from cosmos_jax.prepare.progress import Progress
+from cosmos_jax.progress import Progress
 from cosmos_jax.types import Clip
 
 ARRAYS = ("latents", "control")

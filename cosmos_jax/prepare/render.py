@@ -16,7 +16,7 @@ import numpy as np
 from cosmos_jax.data import layouts, video
 from cosmos_jax.data.video import FileError, VideoInfo
 from cosmos_jax.prepare import streams
-from cosmos_jax.prepare.progress import Progress
+from cosmos_jax.progress import Progress
 
 CRF = 4
 """Quality of control videos: the black and white of one-pixel edges comes back within 10 of 255."""

@@ -13,8 +13,8 @@ import numpy as np
 from cosmos_jax.data import video_writer
 from cosmos_jax.data.video import FileError
 from cosmos_jax.prepare import waymo_records
-from cosmos_jax.prepare.progress import Progress
 from cosmos_jax.prepare.waymo_records import Drive, Span
+from cosmos_jax.progress import Progress
 
 FPS = Fraction(10)  # of the dataset
 CRF = 18

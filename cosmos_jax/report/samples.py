@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from cosmos_jax.videos import grid_shape
+from cosmos_jax import rigs
 
 FOLDER = "samples"
 STACKED = ("compare", "grid", "control")
@@ -78,9 +78,10 @@ def labels(kind: str, kinds: set[str], cameras: Sequence[str]) -> list[list[str]
     shown = [camera for camera in cameras if camera in kinds]
     if kind not in STACKED or not shown:
         return []
-    rows, columns = grid_shape(len(shown))
-    cells = shown + [""] * (rows * columns - len(shown))
-    grid = [cells[i * columns : (i + 1) * columns] for i in range(rows)]
+    rows, columns, cells = rigs.grid(shown)
+    grid = [[""] * columns for _ in range(rows)]
+    for camera, (row, column) in cells.items():
+        grid[row][column] = camera
     if kind != "compare":
         return grid
     parts = ("true", "control", "sampled") if "control" in kinds else ("true", "sampled")

@@ -36,9 +36,10 @@ class Checkpoint:
         """
         if not self.ours:
             return which or "as they are"
-        if which is None:
-            return "ema" if (Path(self.where) / "ema").is_dir() else "regular"
-        return which
+        averaged = (Path(self.where) / "ema").is_dir()
+        if which == "ema" and not averaged:
+            raise ValueError(f"--weights=ema: {self.where} keeps no average; drop the flag")
+        return which or ("ema" if averaged else "regular")
 
     def load(self, trainer: Trainer, sizes: build.Sizes, which: str | None) -> dict[str, Params]:
         """The network's variables in the compute dtype.
@@ -95,6 +96,8 @@ def open_run(path: Path, several: str | None) -> Source:
     """
     newest = checkpoints.locate(path)
     run = newest.parent.parent
+    if several is not None and newest.resolve() == path.resolve():
+        raise ValueError(f"--checkpoints={several}: give the run, --checkpoint={run}, beside it")
     steps = checkpoints.complete_steps(newest.parent)
     if several is None:
         chosen = [int(newest.name)]
@@ -119,7 +122,7 @@ def open_files(sources: Sequence[str], config: Mapping[str, Any]) -> Source:
     """Published or exported weights, which need a config to say what model they are of.
 
     Raises:
-        ValueError: a config that is not whole, or does not name its cameras.
+        ValueError: a config that is not whole or does not name its cameras, or no such file.
     """
     values = build.check_config(config)
     values["adapter"] = {**values["adapter"], "rank": 0}  # they are merged, where there were any
@@ -133,6 +136,9 @@ def open_files(sources: Sequence[str], config: Mapping[str, Any]) -> Source:
     else:
         words = named.split(",") if isinstance(named, str) else list(dict(named))
         cameras = layouts.choose_cameras(words, named, Path("config.data.cameras"))
+    for source in sources:
+        if not source.startswith("hf://") and not Path(source).exists():
+            raise ValueError(f"{source}: no such weights (of --checkpoint, --checkpoints)")
     stems = [Path(source).name.split(".")[0] or source for source in sources]
     if len(set(stems)) < len(stems):
         stems = [f"{stem}_{i}" for i, stem in enumerate(stems)]

@@ -17,10 +17,11 @@ CANNY = canny.STRENGTHS["medium"]  # of the generated frames
 TOLERANCE = 2  # pixels
 
 
-def report(job: Job, sampled: Views, control: Views | None) -> dict[str, Any]:
+def report(job: Job, sampled: Views, control: Views | None, temporal: int) -> dict[str, Any]:
     """Of each camera: colour and sharpness by chunk, seams, and how its edges keep to the control.
 
-    Edges are compared for control videos of lines alone.
+    Seams are compared with the nearest borders of the codec's latent frames, each of which holds
+    `temporal` frames. Edges are compared for control videos of lines alone.
     """
     out = {}
     for i, camera in enumerate(job.request.cameras):
@@ -28,7 +29,8 @@ def report(job: Job, sampled: Views, control: Views | None) -> dict[str, Any]:
             drift.drift(sampled[i], job.fps, job.plan.boundaries)
         )
         about["seams"] = [
-            dataclasses.asdict(seam) for seam in drift.seams(sampled[i], job.plan.boundaries)
+            dataclasses.asdict(seam)
+            for seam in drift.seams(sampled[i], job.plan.boundaries, step=temporal)
         ]
         if control is not None and edges.is_drawn(control[i]):
             about["edge_f1"] = [

@@ -24,10 +24,12 @@ class Fields:
             raise ValueError(f"{where}: {json.dumps(held)[:60]} is not an object of fields")
         self._held, self.where, self._folder = dict(held), where, folder
         self._asked: list[str] = []
+        self._flags: frozenset[str] = frozenset()
 
     def override(self, changes: Mapping[str, Any]) -> None:
         """Puts other values in the place of fields, as flags do."""
         self._held |= changes
+        self._flags = frozenset(changes)
 
     def has(self, name: str) -> bool:
         """Whether a field is there."""
@@ -116,6 +118,8 @@ class Fields:
     def end(self) -> None:
         """Raises a ValueError for a field that nobody asked for."""
         for name in self._held:
+            if name not in self._asked and name in self._flags:
+                raise ValueError(f"--{name}: {self.where} has no such field; drop the flag")
             if name not in self._asked:
                 near = difflib.get_close_matches(name, self._asked, n=1)
                 hint = f"did you mean {near[0]}?" if near else f"known: {sorted(self._asked)}"
@@ -126,7 +130,7 @@ def read_objects(path: Path) -> list[Fields]:
     """The objects of a .json file (one, or a list of them) or of a .jsonl file (one a line).
 
     Raises:
-        ValueError: not JSON; says where.
+        ValueError: not JSON, or not UTF-8; says where.
     """
 
     def parse(text: str, where: str) -> Any:
@@ -135,9 +139,13 @@ def read_objects(path: Path) -> list[Fields]:
         except json.JSONDecodeError as error:
             raise ValueError(f"{where}: not JSON ({error})") from error
 
-    text, folder = path.read_text("utf-8-sig"), path.resolve().parent
+    try:
+        text, folder = path.read_text("utf-8-sig"), path.resolve().parent
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 ({error})") from error
     if path.suffix == ".jsonl":
-        lines = [(i + 1, line) for i, line in enumerate(text.splitlines()) if line.strip()]
+        # Not splitlines(): JSON strings may hold U+2028 and others at which that breaks lines.
+        lines = [(i + 1, line) for i, line in enumerate(text.split("\n")) if line.strip()]
         found = [Fields(parse(line, f"{path}:{i}"), f"{path}:{i}", folder) for i, line in lines]
     else:
         held = parse(text, str(path))

@@ -17,8 +17,13 @@ from jaxtyping import UInt8
 
 from cosmos_jax import build
 from cosmos_jax.sampling.requests import Request
+from cosmos_jax.types import APART
 
 Guardrail = Callable[..., Any]
+
+
+class RefusedError(ValueError):
+    """Sampled frames that a guardrail refuses."""
 
 
 def load(name: str | None) -> Guardrail | None:
@@ -35,7 +40,7 @@ def check_prompts(guardrail: Guardrail | None, requests: Sequence[Request]) -> N
             (*(v.caption for v in request.views), *(request.negative or ()))
         ):
             try:
-                guardrail(prompt=prompt)
+                guardrail(prompt=prompt.replace(APART, " "))
             except ValueError as error:
                 raise ValueError(f"sample {request.name!r}: refused: {error}") from error
 
@@ -46,13 +51,17 @@ def check_frames(
     """Frames as the guardrail lets them pass.
 
     Raises:
-        ValueError: they are refused, or what comes back is of another shape or type.
+        RefusedError: they are refused.
+        ValueError: what comes back is of another shape or type.
     """
     if guardrail is None:
         return views
     passed = []
     for frames in views:
-        back = guardrail(frames=frames)
+        try:
+            back = guardrail(frames=frames)
+        except ValueError as error:
+            raise RefusedError(f"refused: {error}") from error
         back = frames if back is None else np.asarray(back)
         if back.shape != frames.shape or back.dtype != np.uint8:
             raise ValueError(

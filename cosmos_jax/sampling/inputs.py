@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cosmos_jax.sampling import spec_auto, spec_folder, spec_predict
+from cosmos_jax.sampling import spec_auto, spec_folder, spec_predict, spec_predict1
 from cosmos_jax.sampling.fields import Fields, read_objects
 from cosmos_jax.sampling.model import Model
 from cosmos_jax.sampling.requests import Long, Request
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SPECIFICATIONS = (".json", ".jsonl")
 LONG = {"chunks": "num_chunks", "overlap": "chunk_overlap"}
+ENDLESS = {"chunks": None}  # --num_chunks=all
 FOLDERS_OWN = ("control", "size")
 
 
@@ -25,6 +26,15 @@ def read(wanted: "Wanted", model: Model) -> list[Request]:
         ValueError: a path that is neither, several folders, flags that have no meaning for what is
             read, or whatever is wrong in it.
     """
+    found = _read(wanted, model)
+    if wanted.frames is None:
+        return found
+    if "chunks" in wanted.long:
+        raise ValueError("--num_frames and --num_chunks both say how long a video is; give one")
+    return [dataclasses.replace(request, frames=wanted.frames) for request in found]
+
+
+def _read(wanted: "Wanted", model: Model) -> list[Request]:
     paths = list(wanted.inputs)
     if all(path.suffix in SPECIFICATIONS and not path.is_dir() for path in paths):
         found = [r for path in paths for r in specified(path, wanted, model)]
@@ -39,11 +49,11 @@ def read(wanted: "Wanted", model: Model) -> list[Request]:
 def in_folder(path: Path, wanted: "Wanted", model: Model) -> list[Request]:
     """The requests of a folder of clips."""
     long = Long(pixels=model.reference, whole=model.reference)
-    if not model.controlled and wanted.long.get("chunks", 1) is None:
+    if not model.controlled and ENDLESS.items() <= wanted.long.items():
         raise ValueError("--num_chunks=all needs a model with control, whose videos have an end")
     changes = dict(wanted.settings)
     if model.reference and model.text_guided and "guidance" in changes:
-        changes["guidance"] -= 1  # there it is that of uncond + g (cond - uncond)
+        changes["guidance"] -= model.guidance_excess
     return spec_folder.requests(
         spec_folder.Folder(
             root=path,
@@ -80,11 +90,12 @@ def specified(path: Path, wanted: "Wanted", model: Model) -> Sequence[Request]:
     )
     model = dataclasses.replace(model, settings=settings)
     found: list[Request] = []
-    for fields in read_objects(path):
-        found += each(fields, model, flags)
+    objects = read_objects(path)
+    for i, fields in enumerate(objects):
+        found += each(fields, model, flags, "output" if len(objects) == 1 else str(i))
     rest: dict[str, Any] = {k: v for k, v in wanted.long.items() if k not in LONG}
-    if wanted.long.get("chunks", 1) is None:
-        rest["chunks"] = None
+    if ENDLESS.items() <= wanted.long.items():
+        rest |= ENDLESS
     return [
         dataclasses.replace(r, long=dataclasses.replace(r.long, **rest))
         if r.long.chunks != 1
@@ -93,10 +104,13 @@ def specified(path: Path, wanted: "Wanted", model: Model) -> Sequence[Request]:
     ]
 
 
-def each(fields: Fields, model: Model, flags: dict[str, Any]) -> list[Request]:
-    """The requests of one JSON object: of Predict2.5's form, or of the auto-multiview guide's."""
+def each(fields: Fields, model: Model, flags: dict[str, Any], name: str) -> list[Request]:
+    """The requests of one JSON object: of Predict2.5's form, Predict1's (in which it may be without
+    a name), or the auto-multiview guide's."""
     if fields.has("inference_type"):
         return spec_predict.requests(fields, model, flags)
+    if spec_predict1.is_of(fields, model):
+        return [spec_predict1.request(fields, model, flags, name)]
     if "num_chunks" in flags:
         flags = {"enable_autoregressive": flags["num_chunks"] != 1, **flags}
     return [spec_auto.request(fields, model, flags)]

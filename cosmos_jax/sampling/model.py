@@ -30,6 +30,7 @@ class Model:
         controlled: whether it has a control branch.
         settings: its config.sample.
         reference: reproduce the published samplers (`--compat=reference`).
+        guidance_excess: of the published g over ours, where text guides (`sample.FlowSolver`).
     """
 
     config: DataConfig
@@ -37,6 +38,7 @@ class Model:
     controlled: bool
     settings: SampleConfig
     reference: bool
+    guidance_excess: int = 1
 
     @property
     def front(self) -> str:
@@ -56,8 +58,8 @@ class Model:
 
     def captions(self, cameras: Sequence[str], text: Mapping[str, str]) -> tuple[str, ...]:
         """Captions of the views: their text, behind the published sentence where it was trained."""
-        prefix = layouts.view_prefix if self.config.view_prefixes else None
-        return tuple((prefix(c) + " " if prefix else "") + text.get(c, "") for c in cameras)
+        said = dict.fromkeys(cameras, "") | {c: words for c, words in text.items() if c in cameras}
+        return tuple(layouts.view_caption(self.config, c, said[c]) for c in cameras)
 
     def prompted(self, cameras: Sequence[str], prompt: str) -> tuple[str, ...]:
         """Captions of the views from one prompt."""
@@ -65,7 +67,7 @@ class Model:
 
     @property
     def text_guided(self) -> bool:
-        """Whether it is of several views without control: then the published g is 1 more."""
+        """Whether it is of several views without control."""
         return not self.controlled and len(self.cameras) > 1
 
     def negative(self, cameras: Sequence[str], prompt: str | None) -> tuple[str, ...] | None:

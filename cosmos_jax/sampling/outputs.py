@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from cosmos_jax import rigs
+from cosmos_jax import videos
 from cosmos_jax.data import video_writer
 
 RUN = "run.json"
@@ -27,17 +28,6 @@ Views = UInt8[np.ndarray, "v f y x 3"]
 def file_name(camera: str) -> str:
     """Of a camera's file; the only view of a single-view model has no name of its own."""
     return f"{camera or 'view'}.mp4"
-
-
-def picture(cameras: Sequence[str], views: Views) -> UInt8[np.ndarray, "f gy gx 3"]:
-    """All views in one picture, each where its camera stands (`rigs.grid`); the rest is black."""
-    rows, columns, cells = rigs.grid(cameras)
-    _, f, y, x, _ = views.shape
-    out = np.zeros((f, rows * y, columns * x, 3), np.uint8)
-    for camera, frames in zip(cameras, views, strict=True):
-        row, column = cells[camera]
-        out[:, row * y : (row + 1) * y, column * x : (column + 1) * x] = frames
-    return out
 
 
 def write(
@@ -59,20 +49,33 @@ def write(
             files[kind] = {c: str(place / file_name(c)) for c in cameras}
             for camera, frames in zip(cameras, views, strict=True):
                 video_writer.write_video(folder / files[kind][camera], frames, fps)
-    whole = {k: picture(cameras, views) for k, views in parts.items() if views is not None}
     if combined:
-        for kind, key in (("views", "grid"), ("control", "control_grid"), ("input", "input_grid")):
-            if kind in whole:
-                stem = {"views": "grid"}.get(kind, kind)
+        for kind, views in parts.items():
+            if views is not None:
+                key, stem = ("grid", "grid") if kind == "views" else (f"{kind}_grid", kind)
                 files[key] = f"{name}_{stem}.mp4"
-                video_writer.write_video(folder / files[key], whole[kind], fps)
+                write_grid(folder / files[key], cameras, [views], fps)
         if true is not None:
             files["comparison"] = f"{name}_comparison.mp4"
-            rows = [whole[kind] for kind in ("input", "control", "views") if kind in whole]
-            video_writer.write_video(folder / files["comparison"], np.concatenate(rows, 1), fps)
+            below = [views for views in (true, control, sampled) if views is not None]
+            write_grid(folder / files["comparison"], cameras, below, fps)
     files["image"] = f"{name}.png"
-    video_writer.write_picture(folder / files["image"], whole["views"][0])
+    video_writer.write_picture(folder / files["image"], videos.picture(cameras, sampled[:, :1])[0])
     return files
+
+
+def write_grid(path: Path, cameras: Sequence[str], rows: Sequence[Views], fps: float) -> None:
+    """Writes all views in one picture, several videos of them one below the other.
+
+    Pictures are made one by one: of minutes of seven cameras at 720p, all would be tens of GiB.
+    """
+
+    def picture(i: int) -> UInt8[np.ndarray, "gy gx 3"]:
+        return np.concatenate([videos.picture(cameras, views[:, i : i + 1])[0] for views in rows])
+
+    size = picture(0).shape[:2]
+    pictures = (picture(i) for i in range(rows[0].shape[1]))
+    video_writer.write_pictures(path, pictures, size, fps)
 
 
 def write_as_reference(
@@ -80,10 +83,11 @@ def write_as_reference(
 ) -> None:
     """The reference's own files: NAME.mp4 with the views one after another in time; or, without
     `combined`, NAME_VIEW.mp4 each and NAME_grid.mp4 of three rows of three, in view order."""
-    if combined:
-        video_writer.write_video(folder / f"{name}.mp4", np.concatenate(list(sampled)), fps)
-        return
     _, f, y, x, _ = sampled.shape
+    if combined:
+        in_time = (frame for view in sampled for frame in view)
+        video_writer.write_pictures(folder / f"{name}.mp4", in_time, (y, x), fps)
+        return
     for camera, frames in zip(cameras, sampled, strict=True):
         video_writer.write_video(folder / f"{name}_{camera}.mp4", frames, fps)
     grid = np.zeros((f, 3 * y, 3 * x, 3), np.uint8)
@@ -101,7 +105,12 @@ def sidecar(folder: Path, name: str) -> Path:
 def finished(folder: Path, name: str, fingerprint: str) -> bool:
     """Whether a sample is there, whole, and was made by the same request and weights."""
     path = sidecar(folder, name)
-    return path.is_file() and json.loads(path.read_text("utf-8")).get("fingerprint") == fingerprint
+    if not path.is_file():
+        return False
+    held = json.loads(path.read_text("utf-8"))
+    if held.get("fingerprint") != fingerprint:
+        return False
+    return all((folder / file).is_file() for file in jax.tree.leaves(held["files"]))
 
 
 def keep(path: Path, about: Mapping[str, Any]) -> None:

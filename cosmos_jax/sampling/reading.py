@@ -39,10 +39,15 @@ class Job:
 
     @property
     def truth(self) -> bool:
-        """Whether every view's true video lasts as long as the sample."""
+        """Whether every view's true video lasts as long as the sample.
+
+        A control that stands in for it, as the robotics reference has it, is none.
+        """
         return not self.request.from_end and all(
-            info is not None and available(info, self.config) >= self.plan.frames
-            for info in self.video
+            info is not None
+            and view.video != view.control
+            and available(info, self.config) >= self.plan.frames
+            for view, info in zip(self.request.views, self.video, strict=True)
         )
 
     def controls(self, chunk: int) -> UInt8[np.ndarray, "v f y x 3"] | None:
@@ -166,7 +171,8 @@ def open_job(request: Request, config: DataConfig, controlled: bool) -> Job:
     long = request.long
     try:
         plan = chunks.plan(
-            min(lengths.values()) if lengths and not request.pad else None,
+            # A padded video may be longer than its control, but "all" chunks end with that.
+            min(lengths.values()) if lengths and not (request.pad and long.chunks) else None,
             clip,
             long.chunks,
             long.overlap,

@@ -112,9 +112,9 @@ class Request:
                     view[kind] = [view[kind], Path(view[kind]).stat().st_size]
         return json.loads(json.dumps(held))
 
-    def fingerprint(self, weights: str) -> str:
-        """A hash of the request and of the weights' checksum."""
-        text = json.dumps([self.about(), weights], sort_keys=True)
+    def fingerprint(self, *others: Any) -> str:
+        """A hash of the request and of what else decides a sample: weights, model, guardrail."""
+        text = json.dumps([self.about(), *others], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -151,6 +151,8 @@ def check_names(requests: Sequence[Request]) -> None:
     """Raises a ValueError for names that are no file's, or whose files would be others' too."""
     taken: dict[str, str] = {}
     for name in (request.name for request in requests):
+        if name in RESERVED:
+            raise ValueError(f"{name!r} is no name of an output: {name}.json is the folder's own")
         if not re.fullmatch(r"[^/\\\0]+", name) or name.startswith("."):
             raise ValueError(f"{name!r} is no name of an output: no slashes, no leading dot")
         for stem in (name, *(f"{name}_{kind}" for kind in KINDS)):
@@ -163,6 +165,9 @@ def check_names(requests: Sequence[Request]) -> None:
                 )
             taken[stem] = name
 
+
+RESERVED = ("run", "metrics")
+"""What the folder of all samples keeps in a JSON file of its own."""
 
 KINDS = ("grid", "control", "input", "comparison")
 """What is put behind a name for pictures of all views."""

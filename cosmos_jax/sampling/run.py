@@ -1,7 +1,9 @@
 """One run of the sampler: all is checked, then weights are read, then samples are written."""
 
 import dataclasses
+import hashlib
 import itertools
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,12 +16,13 @@ from cosmos_jax import build, build_sample, build_weights, cli, startup, version
 from cosmos_jax import checkpoints as stored
 from cosmos_jax.encode import Encoder
 from cosmos_jax.generate import Generator
-from cosmos_jax.prepare.progress import Progress
+from cosmos_jax.progress import Progress
 from cosmos_jax.sampling import checkpoints, guardrail, inputs, outputs, requests, sampler
 from cosmos_jax.sampling.kept_chunks import KeptChunks
 from cosmos_jax.sampling.model import Model
 from cosmos_jax.sampling.reading import Job, open_jobs
 from cosmos_jax.train import Trainer
+from cosmos_jax.types import APART
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Wanted:
         seeds: samples of every request.
         limit: only the first requests; None: all.
         control: the control folder.
+        frames: of every video, exactly; None: as many as the chunks make.
         size: (rows, columns) of a folder's samples.
         text_cache: folder of text embeddings.
         guardrail: "module:function".
@@ -64,6 +68,7 @@ class Wanted:
     seeds: int
     limit: int | None
     control: str | None
+    frames: int | None
     size: tuple[int, int] | None
     text_cache: str | None
     guardrail: str | None
@@ -86,6 +91,7 @@ class Prepared:
         generator: the denoising loop.
         guardrail: of prompts and frames, or None.
         record: for OUT/run.json.
+        text: where text embeddings come from, in words.
     """
 
     source: checkpoints.Source
@@ -96,6 +102,7 @@ class Prepared:
     generator: Generator
     guardrail: guardrail.Guardrail | None
     record: dict[str, Any]
+    text: str = ""
 
 
 def open_source(wanted: Wanted) -> checkpoints.Source:
@@ -109,8 +116,8 @@ def open_source(wanted: Wanted) -> checkpoints.Source:
         if path.is_dir() and not (path / "weights.json").is_file():
             stored.locate(path)  # says what it lacks
         raise ValueError(
-            f"{path} is no workdir of run_train.py: say with --config=experiments/NAME.py what the "
-            "weights are of"
+            f"{wanted.checkpoint} is no workdir of run_train.py: say with "
+            "--config=experiments/NAME.py what the weights are of"
         )
     more = [] if wanted.checkpoints is None else wanted.checkpoints.split(",")
     return checkpoints.open_files([wanted.checkpoint, *more], wanted.config)
@@ -125,12 +132,14 @@ def prepare(wanted: Wanted) -> Prepared:
     controlled = bool(trainer.net.config.control_blocks)
     if "control_weight" in wanted.settings and not controlled:
         raise ValueError("--control_weight: the model has no control branch")
+    solver = build_sample.solver(trainer)
     model = Model(
         build.make(build.DataConfig, {**values["data"], "root": "."}, "config.data"),
         source.cameras,
         controlled,
         build_sample.sample_config(values),
         wanted.reference,
+        solver.guidance_excess,
     )
     asked = inputs.read(wanted, model)
     asked = requests.with_seeds(asked, wanted.seeds)
@@ -138,20 +147,38 @@ def prepare(wanted: Wanted) -> Prepared:
     jobs = open_jobs(asked, model.config, controlled)
     codec = build.codec(values)
     for job in jobs:
-        sampler.check(job, codec)
+        sampler.check(job, codec, solver)
     guard = guardrail.load(wanted.guardrail)
     guardrail.check_prompts(guard, asked)
     guided = any(job.request.settings.guidance for job in jobs)
-    mesh = build_sample.sampling_mesh(values, trainer, wanted.mesh, guided)
+    sizes_asked = sorted({job.config.size for job in jobs})
+    mesh = build_sample.sampling_mesh(values, trainer, wanted.mesh, guided, sizes_asked)
     jax.set_mesh(mesh)
     sizes = build.sizes(values, mesh, trainer)
     record = {
         "weights": [[c.where, c.weights(wanted.weights)] for c in source.found],
         "samples": {request.name: request.about() for request in asked},
+        "compat": "reference" if wanted.reference else "none",
+        "guardrail": wanted.guardrail,
+        "model": model_digest(values),
     }
     outputs.check(wanted.output, record, wanted.overwrite)
     generator = build_sample.generator(values, mesh, trainer)
     return Prepared(source, jobs, trainer, mesh, sizes, generator, guard, record)
+
+
+def model_digest(values: Mapping[str, Any]) -> str:
+    """A hash of what a config says of the network, its codec and its text, and of their clips."""
+    said = {name: values[name] for name in ("model", "process", "codec", "text", "dtype")}
+    said |= {name: values["data"][name] for name in ("num_frames", "size", "resize", "video_size")}
+    text = json.dumps(said, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def fingerprint(prepared: Prepared, job: Job, weights: str) -> str:
+    """Of a job with the weights of a checksum: what a finished sample, or chunk, is known by."""
+    record = prepared.record
+    return job.request.fingerprint(weights, record["compat"], record["guardrail"], record["model"])
 
 
 def print_plan(wanted: Wanted, devices: int) -> None:
@@ -174,12 +201,14 @@ def sample(wanted: Wanted) -> None:
         text = build_sample.text(
             source.values, prepared.mesh, prepared.sizes, source.folder, said, wanted.text_cache
         )
+        prepared = dataclasses.replace(prepared, text=text.description)
         if jax.process_index() == 0:
             outputs.begin(wanted.output, prepared.record, wanted.overwrite)
     print(f"text     {text.description}", flush=True)
     for job in jobs:
         print(f"sample   {describe(job)}", flush=True)
     encoder: Encoder | None = None
+    refused: list[str] = []
     for checkpoint in source.found:
         with cli.user_errors():
             variables = checkpoint.load(prepared.trainer, prepared.sizes, wanted.weights)
@@ -195,10 +224,12 @@ def sample(wanted: Wanted) -> None:
             flush=True,
         )
         folder = wanted.output if len(source.found) == 1 else wanted.output / checkpoint.label
-        with_weights(wanted, prepared, encoder, variables, about, folder)
+        refused += with_weights(wanted, prepared, encoder, variables, about, folder)
         del variables
     if jax.process_index() == 0:
         finish(wanted, len(source.found) > 1)
+    if refused:
+        cli.fail(f"--guardrail={wanted.guardrail}: not written: {', '.join(refused)}")
 
 
 def captions(job: Job) -> tuple[str, ...]:
@@ -221,22 +252,28 @@ def with_weights(
     variables: Any,
     about: Mapping[str, Any],
     folder: Path,
-) -> None:
-    """Samples all jobs that are not finished, and writes each as soon as it is."""
-    open_jobs = []
+) -> list[str]:
+    """Samples all jobs that are not finished, and writes each as soon as it is.
+
+    Returns those whose frames the guardrail refuses.
+    """
+    open_jobs, refused = [], []
     for job in prepared.jobs:
         name = job.request.name
-        if outputs.finished(folder, name, job.request.fingerprint(about["checksum"])):
+        if outputs.finished(folder, name, fingerprint(prepared, job, about["checksum"])):
             print(f"{outputs.sidecar(folder, name)} is there already", flush=True)
         else:
             open_jobs.append(job)
-    progress = Progress(folder.name, sampler.steps(open_jobs, prepared.generator.process), "steps")
+    together = sampler.groups(open_jobs, wanted.batch)
+    firsts = [group[0] for group in together]  # whose steps are those of their groups
+    progress = Progress(folder.name, sampler.steps(firsts, prepared.generator.solver), "steps")
     run = sampler.Sampler(prepared.generator, encoder, variables, progress.add)
     written = len(prepared.jobs) - len(open_jobs)
-    for group in sampler.groups(open_jobs, wanted.batch):
+    for group in together:
         stores = [
             KeptChunks(
-                folder / f".{job.request.name}.chunks", job.request.fingerprint(about["checksum"])
+                folder / f".{job.request.name}.chunks",
+                fingerprint(prepared, job, about["checksum"]),
             )
             for job in group
         ]
@@ -245,13 +282,19 @@ def with_weights(
         except OSError as error:  # of files that changed since they were checked
             cli.fail(error)
         for job, store, result in zip(group, stores, made, strict=True):
+            place = outputs.sidecar(folder, job.request.name)
             if jax.process_index() == 0:
                 with cli.user_errors():
-                    write(wanted, prepared, folder, job, result, about)
+                    try:
+                        write(wanted, prepared, folder, job, result, about)
+                    except guardrail.RefusedError as error:
+                        print(f"{place}: {error}", file=sys.stderr, flush=True)
+                        refused.append(str(place))
+                        continue
                     store.clear()
             written += 1
-            place = outputs.sidecar(folder, job.request.name)
             print(f"{written}/{len(prepared.jobs)} {place}", flush=True)
+    return refused
 
 
 def write(
@@ -281,9 +324,9 @@ def write(
             folder, request.name, request.cameras, pixels, job.fps, request.combined
         )
     said = {
-        "fingerprint": request.fingerprint(weights["checksum"]),
+        "fingerprint": fingerprint(prepared, job, weights["checksum"]),
         "name": request.name,
-        "prompt": {view.camera: view.caption for view in request.views},
+        "prompt": {view.camera: view.caption.replace(APART, " ") for view in request.views},
         "negative_prompt": request.settings.negative_prompt,
         "cameras": request.cameras,
         "fps": job.fps,
@@ -291,10 +334,14 @@ def write(
         "size": job.config.size,
         "seed": request.settings.seed,
         "settings": dataclasses.asdict(request.settings),
-        "compat": "reference" if wanted.reference else "none",
+        "compat": prepared.record["compat"],
+        "guardrail": wanted.guardrail,
         "evaluations": made.evaluations,
         "request": request.about(),
         "weights": weights,
+        "model": prepared.record["model"],
+        "text": prepared.text,
+        "attention": prepared.trainer.net.config.attention,
         "mesh": dict(prepared.mesh.shape),
         "versions": versions.versions(),
         "files": files,
@@ -302,7 +349,7 @@ def write(
     }
     if job.plan.boundaries:
         report = build.load("cosmos_jax.sampling.chunk_report:report", "chunks")
-        said["chunks"] = report(job, pixels, made.control)
+        said["chunks"] = report(job, pixels, made.control, prepared.generator.codec.temporal)
     outputs.keep(outputs.sidecar(folder, request.name), said)
 
 

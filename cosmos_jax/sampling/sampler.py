@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Float, UInt8
 
 from cosmos_jax import build, sharding
 from cosmos_jax.diffusion import guiding
@@ -95,7 +95,7 @@ class Sampler:
             old = [store.read(chunk) for store in kept]
             if all(latents is not None for latents in old):
                 latents = np.stack([latents for latents in old if latents is not None])
-                self._on_step(len(self._schedule(jobs[0])))
+                self._on_step(len(jobs[0].request.settings.steps(self._generator.solver)))
             else:
                 batch = self._batch(jobs, given, control, text[0])
                 latents = self._denoise(jobs, batch, text[1], chunk, counts)
@@ -122,15 +122,13 @@ class Sampler:
             if pixels is not None
         ]
 
-    def _schedule(self, job: Job) -> Array:
-        return job.request.settings.schedule(self._generator.process).sigma
-
     def _put(self, array: Any, dtype: Any) -> jax.Array:
         array = np.asarray(array, dtype)
         return sharding.put_rows(range(len(array)), array, len(array), self._generator.mesh)
 
-    def _placed(self, latents: Float[np.ndarray, "b v t h w c"]) -> jax.Array:
-        return self._encoder.latents(latents, range(len(latents)), len(latents))
+    def _placed(self, clips: np.ndarray) -> jax.Array:
+        """Latents on the mesh, of latents or of levels."""
+        return self._encoder.latents(clips, range(len(clips)), len(clips))
 
     def _text(self, jobs: Sequence[Job]) -> tuple[jax.Array, jax.Array]:
         """Embeddings of both branches."""
@@ -146,8 +144,18 @@ class Sampler:
         """Latents of the given frames of the first chunk; None where none are given."""
         if not max(jobs[0].request.given):
             return None
-        pixels = np.stack([job.given() for job in jobs])
-        return self._whole(self._encoder.latents(pixels, range(len(jobs)), len(jobs)))
+        return self._beginning(np.stack([job.given() for job in jobs]))
+
+    def _beginning(self, pixels: np.ndarray) -> Float[np.ndarray, "b v n h w c"]:
+        """Latents of the frames that a clip begins with, levels or in [-1, 1]."""
+        codec, frames = self._generator.codec, pixels.shape[2]
+        if codec.by_place and frames == 1:  # alone it would be coded as a picture
+            pixels = np.repeat(pixels, 1 + codec.temporal, axis=2)
+        if pixels.dtype == np.uint8:
+            latents = self._whole(self._placed(pixels))
+        else:
+            latents = self._generator.encoded(self._encoder.params, pixels)
+        return latents[:, :, : guiding.latent_frames(frames, codec.temporal)]
 
     def _whole(self, x: jax.Array) -> np.ndarray:
         return np.asarray(self._generator.gathered(x))
@@ -159,9 +167,8 @@ class Sampler:
         overlap, temporal = job.plan.overlap, self._generator.codec.temporal
         if job.request.long.pixels:
             levels = ((tail.astype(np.float32) + 1) / 2 * 255).astype(np.uint8)  # truncated
-            return self._whole(self._encoder.latents(levels, range(len(levels)), len(levels)))
-        first = self._generator.encoded(self._encoder.params, tail[:, :, :1])
-        return chunks.handed_over(latents, first, overlap, temporal)
+            return self._beginning(levels)
+        return chunks.handed_over(latents, self._beginning(tail[:, :, :1]), overlap, temporal)
 
     def _batch(
         self,
@@ -216,20 +223,30 @@ class Sampler:
         return self._whole(latents)
 
 
-def steps(jobs: Sequence[Job], process: Any) -> int:
+def steps(jobs: Sequence[Job], solver: Any) -> int:
     """Solver steps of all jobs, for a display of progress."""
-    return sum(
-        len(job.request.settings.schedule(process).sigma) * len(job.plan.starts) for job in jobs
-    )
+    return sum(len(job.request.settings.steps(solver)) * len(job.plan.starts) for job in jobs)
 
 
-def check(job: Job, codec: Any) -> None:
-    """Raises a ValueError where sizes, given or overlapping frames do not fill latents."""
+def check(job: Job, codec: Any, solver: Any) -> None:
+    """Raises a ValueError where sizes, given or overlapping frames do not fill latents, or given
+    frames are not taken."""
     name, temporal = job.request.name, codec.temporal
     build.latent_shape(codec, job.config.num_frames, job.config.size)
     for count in job.request.given:
         guiding.latent_frames(count, temporal)
-    if len(job.plan.starts) > 1 and (job.plan.overlap - 1) % temporal:
+    long = len(job.plan.starts) > 1
+    if not solver.takes_given and (max(job.request.given) or long):
+        raise ValueError(
+            f"sample {name!r}: the network takes no given frames, and so makes no long videos; set "
+            "num_conditional_frames=0 and one chunk"
+        )
+    if long and codec.by_place and job.plan.overlap > 1 and not job.request.long.pixels:
+        raise ValueError(
+            f"sample {name!r}: the codec's latents depend on their place in a clip: no more than "
+            "the first can be handed over; give --handover=pixels, or --chunk_overlap=1"
+        )
+    if long and (job.plan.overlap - 1) % temporal:
         raise ValueError(
             f"sample {name!r}: chunk_overlap={job.plan.overlap} must be 1, {1 + temporal}, "
             f"{1 + 2 * temporal}, ...: whole latent frames"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cosmos_jax.sampling.fields import Fields
-from cosmos_jax.sampling.model import NEGATIVE_PROMPT, Model
+from cosmos_jax.sampling.model import NEGATIVE_PROMPT, PUBLISHED, Model
 from cosmos_jax.sampling.requests import ONE_CLIP, Long, Request, View
 
 VIEWS = (
@@ -40,14 +40,16 @@ def request(fields: Fields, model: Model, flags: Mapping[str, Any]) -> Request:
         flags: fields that the command line overrides.
 
     Raises:
-        ValueError: a field that is unknown or out of range, views that the model does not know, or
-            files that are not named.
+        ValueError: a field that is unknown or out of range, views that the model does not know,
+            files that are not named, or a model without control.
     """
     fields.override(flags)
     name, prompt = fields.text("name"), fields.prompt()
     if name is None or prompt is None:
         raise ValueError(f"{fields.where}: {'name' if name is None else 'prompt'} is missing")
-    negative = fields.text("negative_prompt")
+    negative = fields.text("negative_prompt", PUBLISHED)
+    if negative == PUBLISHED or model.reference:
+        negative = NEGATIVE_PROMPT
     settings = dataclasses.replace(
         model.settings,
         seed=fields.whole("seed", 0, 0),
@@ -55,7 +57,7 @@ def request(fields: Fields, model: Model, flags: Mapping[str, Any]) -> Request:
         control_weight=fields.number("control_weight", 1.0, 0, 1),
         num_steps=fields.whole("num_steps", model.settings.num_steps, 1),
         num_conditional_frames=fields.whole("num_conditional_frames", 1, 0),
-        negative_prompt=NEGATIVE_PROMPT if negative is None or model.reference else negative,
+        negative_prompt=negative,
     )
     rate = fields.whole("fps", 10, 1)
     several = fields.switch("enable_autoregressive", False)
@@ -65,6 +67,11 @@ def request(fields: Fields, model: Model, flags: Mapping[str, Any]) -> Request:
         found for view in VIEWS if (found := block(fields.part(view), view, model)) is not None
     ]
     fields.end()
+    if not model.controlled:
+        raise ValueError(
+            f"{fields.where}: this is a specification for a model with control; this one has none: "
+            "sample a folder of its videos and captions"
+        )
     if not blocks:
         raise ValueError(f"{fields.where}: no view has a control_path; give at least one")
     given = counts(blocks, settings.num_conditional_frames, several, fields.where)

@@ -12,6 +12,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from cosmos_jax.data import cameras as published
 from cosmos_jax.data import layouts
 from cosmos_jax.data.layouts import Layout
 from cosmos_jax.data.video import FileError
@@ -187,7 +188,7 @@ def captions(folder: Folder, layout: Layout, name: str) -> tuple[str, ...]:
             for c in cameras
         ]
         return tuple(
-            f"{layouts.view_prefix(c)} {text}" for c, text in zip(cameras, texts, strict=True)
+            f"{published.prefix(c)} {text}" for c, text in zip(cameras, texts, strict=True)
         )
     speakers: Sequence[str] = cameras if model.config.captions == "each" else []
     if model.config.captions == "front":

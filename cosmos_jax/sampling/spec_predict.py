@@ -11,7 +11,7 @@ from typing import Any
 
 from cosmos_jax.diffusion import guiding
 from cosmos_jax.sampling.fields import Fields
-from cosmos_jax.sampling.model import NEGATIVE_PROMPT, Model
+from cosmos_jax.sampling.model import NEGATIVE_PROMPT, PUBLISHED, Model
 from cosmos_jax.sampling.requests import Long, Request, View
 
 LATENTS = {"text2world": 0, "image2world": 1, "video2world": 2}
@@ -35,7 +35,8 @@ def requests(fields: Fields, model: Model, flags: Mapping[str, Any]) -> list[Req
     fields.override(flags)
     kind = fields.choice("inference_type", list(LATENTS))
     given = guiding.pixel_frames(LATENTS[kind], TEMPORAL)
-    negative = fields.text("negative_prompt") or NEGATIVE_PROMPT
+    negative = fields.text("negative_prompt", PUBLISHED)
+    negative = NEGATIVE_PROMPT if negative == PUBLISHED else str(negative)
     settings = dataclasses.replace(
         model.settings,
         seed=fields.whole("seed", 1, 0),
