@@ -190,7 +190,7 @@ class Generator:
         cache, self.evaluations = StepCache(config.cache_threshold, len(steps)), 0
         for i, (row, guided) in enumerate(steps):
             x, seen = state.x, self.solver.seen(state.x, row)
-            followed = cache.reuse(i, seen)
+            followed = cache.reuse(i, seen, guided)
             if followed is None:
                 followed = self._predict(
                     variables,
@@ -205,7 +205,7 @@ class Generator:
                     guided=guided,
                 )
                 self.evaluations += 1
-                cache.evaluated(seen, followed)
+                cache.evaluated(seen, followed, guided)
             state = self._step(state, followed, row)
             jax.block_until_ready(x)  # one step is queued while another runs
             on_step(i, len(steps))

@@ -411,6 +411,8 @@ BAD = {
         ["chunk_overlap=2 must be 1, 5, 9"],
     ),
     "frames": (untouched, ["--num_frames=9"], ["9 frames are wanted, and the control has 8"]),
+    "idle overlap": (untouched, ["--chunk_overlap=5"], ["--chunk_overlap is for long videos"]),
+    "idle handover": (untouched, ["--handover=pixels"], ["--handover is for long videos"]),
     "frames and chunks": (
         untouched,
         ["--num_frames=7", "--num_chunks=2"],

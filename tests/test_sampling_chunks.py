@@ -110,13 +110,25 @@ def evaluations(threshold, curve):
     """How often a velocity that changes by `curve` over 20 steps is evaluated."""
     cache, x, count = StepCache(threshold, 20), jnp.zeros(4), 0
     for i in range(20):
-        v = cache.reuse(i, x)
+        v = cache.reuse(i, x, guided=True)
         if v is None:
             v = jnp.full(4, 1.0 + curve * float(x[0]))
             count += 1
-            cache.evaluated(x, v)
+            cache.evaluated(x, v, guided=True)
         x = x + 0.05 * v
     return count
+
+
+def test_an_answer_with_guidance_does_not_stand_for_one_without():
+    cache, x = StepCache(0.5, 20), jnp.zeros(4)
+    for i in range(6):
+        cache.evaluated(x + 0.1 * i, jnp.ones(4), guided=True)
+    assert cache.reuse(8, x + 0.6, guided=True) is not None
+    assert cache.reuse(8, x + 0.6, guided=False) is None
+    cache.evaluated(x + 0.6, jnp.ones(4), guided=False)
+    assert cache.reuse(9, x + 0.7, guided=False) is None  # one answer tells no rate of change
+    cache.evaluated(x + 0.7, jnp.ones(4), guided=False)
+    assert cache.reuse(10, x + 0.8, guided=False) is not None
 
 
 def test_the_cache_reuses_what_barely_changes():

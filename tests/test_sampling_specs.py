@@ -1,6 +1,8 @@
 """The guides' JSON files: every field, its default and range, and what is refused."""
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import sampling_models
 
 from cosmos_jax.data import video_writer
 from cosmos_jax.generate import SampleConfig
-from cosmos_jax.sampling import fields, spec_auto, spec_predict
+from cosmos_jax.sampling import fields, inputs, spec_auto, spec_predict
 from cosmos_jax.sampling.model import NEGATIVE_PROMPT
 from cosmos_jax.sampling.reading import open_job
 from cosmos_jax.sampling.requests import Long, check_names, with_seeds
@@ -161,6 +163,37 @@ def test_the_reference_has_its_own_ways(files):
     assert request.model_fps == 30
 
 
+def wanted(path, reference=False, frames=None, **long):
+    """What `run_sample.py` would be asked for with a specification and flags for long videos."""
+    names = ["control", "size", "limit"]
+    plain = SimpleNamespace(inputs=[path], reference=reference, frames=frames, long=long)
+    plain.settings, plain.fields = {}, {}
+    for name in names:
+        setattr(plain, name, None)
+    return plain
+
+
+def long_of(files, model=None, reference=False, **flags):
+    path = write(files, spec())
+    model = model or sampling_models.model(CAR, reference, **TRAINED)
+    (request,) = inputs.read(wanted(path, reference, **flags), model)
+    return request
+
+
+def test_flags_make_long_videos_of_a_specification(files):
+    assert long_of(files).long == Long()
+    assert long_of(files, chunks=None).long == Long(chunks=None)
+    assert long_of(files, chunks=3, overlap=5, cross_fade=True).long == Long(3, 5, cross_fade=True)
+    exact = long_of(files, frames=9, overlap=5, pixels=True)
+    assert (exact.frames, exact.long.overlap, exact.long.pixels) == (9, 5, True)
+    theirs = long_of(files, reference=True, chunks=2)
+    assert theirs.long == Long(2, pixels=True, whole=True) and theirs.model_fps == 30
+    with pytest.raises(ValueError, match="--handover is for long videos"):
+        long_of(files, pixels=True)
+    with pytest.raises(ValueError, match="both say how long"):
+        long_of(files, frames=9, chunks=2)
+
+
 BAD = {
     "unknown field": (dict(guidence=3), "unknown field guidence; did you mean guidance?"),
     "unknown view": (dict(front={}), "unknown field front; did you mean front_"),
@@ -213,8 +246,11 @@ def test_a_control_that_is_shorter_than_a_clip_says_how_many_frames_lack(files):
     with pytest.raises(ValueError, match=r"left_hd\.mp4: 2 frames too short: 3 at the wanted rate"):
         open_job(request, model.config, True)
     video_writer.write_video(files / "left_hd.mp4", np.zeros((30, 16, 24, 3), np.uint8), 30)
+    job = open_job(auto(files), model.config, True)  # every third frame of it
+    assert job.plan.frames == 5 and len(job.controls(0)[1]) == 5
+    by_stride = dataclasses.replace(auto(files), fps=None, stride=1)
     with pytest.raises(ValueError, match=r"different frame rates \[10.0, 30.0\]"):
-        open_job(auto(files), model.config, True)
+        open_job(by_stride, model.config, True)
 
 
 def test_files_of_several_samples(files):

@@ -41,10 +41,18 @@ class StepCache:
         self._threshold, self._last = threshold, steps - 1
         self._first = max(2, round(WARM_UP * steps))
         self._evaluated: list[tuple[Array, Array]] = []
+        self._guided: bool | None = None
 
-    def reuse(self, step: int, x: Float[Array, "*shape"]) -> Float[Array, "*shape"] | None:
-        """The velocity to take a step with, or None: evaluate the network."""
+    def reuse(
+        self, step: int, x: Float[Array, "*shape"], guided: bool
+    ) -> Float[Array, "*shape"] | None:
+        """The velocity to take a step with, or None: evaluate the network.
+
+        What was answered with guidance does not stand for an answer without, nor the reverse.
+        """
         if not self._threshold or step < self._first or step == self._last:
+            return None
+        if guided != self._guided or len(self._evaluated) < 2:
             return None
         (x_before, v_before), (x_last, v_last) = self._evaluated
         numbers = jax.device_get(_distances(x, x_last, v_last, x_before, v_before))
@@ -54,7 +62,8 @@ class StepCache:
         predicted = changed_then / moved_then * moved / size
         return v_last if predicted < self._threshold else None
 
-    def evaluated(self, x: Float[Array, "*shape"], v: Float[Array, "*shape"]) -> None:
+    def evaluated(self, x: Float[Array, "*shape"], v: Float[Array, "*shape"], guided: bool) -> None:
         """Notes the network's answer at a sample."""
         if self._threshold:
-            self._evaluated = [*self._evaluated[-1:], (x, v)]
+            kept = self._evaluated[-1:] if guided == self._guided else []
+            self._evaluated, self._guided = [*kept, (x, v)], guided

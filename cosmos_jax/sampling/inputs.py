@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from cosmos_jax.sampling.run import Wanted
 
 SPECIFICATIONS = (".json", ".jsonl")
-LONG = {"chunks": "num_chunks", "overlap": "chunk_overlap"}
-ENDLESS = {"chunks": None}  # --num_chunks=all
+FLAGS = {"overlap": "chunk_overlap", "pixels": "handover", "cross_fade": "cross_fade"}
 FOLDERS_OWN = ("control", "size")
 
 
@@ -26,12 +25,34 @@ def read(wanted: "Wanted", model: Model) -> list[Request]:
         ValueError: a path that is neither, several folders, flags that have no meaning for what is
             read, or whatever is wrong in it.
     """
-    found = _read(wanted, model)
-    if wanted.frames is None:
-        return found
-    if "chunks" in wanted.long:
-        raise ValueError("--num_frames and --num_chunks both say how long a video is; give one")
-    return [dataclasses.replace(request, frames=wanted.frames) for request in found]
+    return [lengthened(request, wanted, model) for request in _read(wanted, model)]
+
+
+def lengthened(request: Request, wanted: "Wanted", model: Model) -> Request:
+    """A request whose length and chunks are what flags say.
+
+    Raises:
+        ValueError: flags that contradict each other, have no end, or act on long videos alone.
+    """
+    if wanted.frames is not None:
+        if "chunks" in wanted.long:
+            raise ValueError("--num_frames and --num_chunks both say how long a video is; give one")
+        request = dataclasses.replace(request, frames=wanted.frames)
+    long = request.long
+    if long.chunks == 1:
+        long = Long(pixels=model.reference, whole=model.reference)
+    long = dataclasses.replace(long, **wanted.long)
+    if long.chunks is None and not model.controlled:
+        raise ValueError("--num_chunks=all needs a model with control, whose videos have an end")
+    if long.chunks == 1 and request.frames is None:
+        if idle := [FLAGS[name] for name in wanted.long if name != "chunks"]:
+            raise ValueError(
+                f"--{idle[0]} is for long videos; say how long with --num_chunks or --num_frames"
+            )
+        return request
+    if model.reference and model.controlled:
+        request = dataclasses.replace(request, model_fps=spec_auto.RATE)
+    return dataclasses.replace(request, long=long)
 
 
 def _read(wanted: "Wanted", model: Model) -> list[Request]:
@@ -48,9 +69,6 @@ def _read(wanted: "Wanted", model: Model) -> list[Request]:
 
 def in_folder(path: Path, wanted: "Wanted", model: Model) -> list[Request]:
     """The requests of a folder of clips."""
-    long = Long(pixels=model.reference, whole=model.reference)
-    if not model.controlled and ENDLESS.items() <= wanted.long.items():
-        raise ValueError("--num_chunks=all needs a model with control, whose videos have an end")
     changes = dict(wanted.settings)
     if model.reference and model.text_guided and "guidance" in changes:
         changes["guidance"] -= model.guidance_excess
@@ -61,7 +79,6 @@ def in_folder(path: Path, wanted: "Wanted", model: Model) -> list[Request]:
             settings=dataclasses.replace(model.settings, **changes),
             control=wanted.control,
             prompt=wanted.fields.get("prompt"),
-            long=dataclasses.replace(long, **wanted.long),
             limit=wanted.limit,
             fps=wanted.fields.get("fps"),
             size=wanted.size,
@@ -84,7 +101,6 @@ def specified(path: Path, wanted: "Wanted", model: Model) -> Sequence[Request]:
         raise ValueError(f"--fps={rate:g}: specifications have whole numbers")
     if "prompt" in wanted.fields:
         flags |= {"prompt": wanted.fields["prompt"], "prompt_path": None}
-    flags |= {LONG[k]: v for k, v in wanted.long.items() if k in LONG and v is not None}
     settings = dataclasses.replace(
         model.settings, **{k: v for k, v in wanted.settings.items() if k in ours}
     )
@@ -92,25 +108,20 @@ def specified(path: Path, wanted: "Wanted", model: Model) -> Sequence[Request]:
     found: list[Request] = []
     objects = read_objects(path)
     for i, fields in enumerate(objects):
-        found += each(fields, model, flags, "output" if len(objects) == 1 else str(i))
-    rest: dict[str, Any] = {k: v for k, v in wanted.long.items() if k not in LONG}
-    if ENDLESS.items() <= wanted.long.items():
-        rest |= ENDLESS
-    return [
-        dataclasses.replace(r, long=dataclasses.replace(r.long, **rest))
-        if r.long.chunks != 1
-        else r
-        for r in found
-    ]
+        found += each(fields, model, flags, "output" if len(objects) == 1 else str(i), wanted)
+    return found
 
 
-def each(fields: Fields, model: Model, flags: dict[str, Any], name: str) -> list[Request]:
+def each(
+    fields: Fields, model: Model, flags: dict[str, Any], name: str, wanted: "Wanted"
+) -> list[Request]:
     """The requests of one JSON object: of Predict2.5's form, Predict1's (in which it may be without
     a name), or the auto-multiview guide's."""
     if fields.has("inference_type"):
         return spec_predict.requests(fields, model, flags)
     if spec_predict1.is_of(fields, model):
         return [spec_predict1.request(fields, model, flags, name)]
-    if "num_chunks" in flags:
-        flags = {"enable_autoregressive": flags["num_chunks"] != 1, **flags}
+    if "chunks" in wanted.long or wanted.frames is not None:
+        several = wanted.frames is not None or wanted.long["chunks"] != 1
+        flags = {"enable_autoregressive": several, **flags}
     return [spec_auto.request(fields, model, flags)]

@@ -163,8 +163,8 @@ def open_job(request: Request, config: DataConfig, controlled: bool) -> Job:
     ]
     moving = [info for info in (*control, *true) if info is not None and not is_picture(info)]
     rates = {float(info.fps) for info in moving}
-    if len(rates) > 1 and request.stride is None:
-        problems.append(f"files of different frame rates {sorted(rates)}")
+    if len(rates) > 1 and request.stride is not None:  # by rate, each has a stride of its own
+        problems.append(f"files of different frame rates {sorted(rates)}; say which with fps")
     if problems:
         lines = "".join(f"\n  {line}" for line in problems)
         raise BadFilesError(f"sample {request.name!r}: {len(problems)} bad files:{lines}")

@@ -104,12 +104,13 @@ class Request:
         return tuple(view.given for view in self.views)
 
     def about(self) -> dict[str, Any]:
-        """All of it as JSON, with each file's size, so that a changed file is another request."""
+        """All of it as JSON, with each file's size and time: a changed file is another request."""
         held = dataclasses.asdict(self)
         for view in held["views"]:
             for kind in ("control", "video"):
                 if view[kind] is not None:
-                    view[kind] = [view[kind], Path(view[kind]).stat().st_size]
+                    found = Path(view[kind]).stat()
+                    view[kind] = [view[kind], found.st_size, found.st_mtime_ns]
         return json.loads(json.dumps(held))
 
     def fingerprint(self, *others: Any) -> str:

@@ -356,7 +356,8 @@ def write(
 def finish(wanted: Wanted, several: bool) -> None:
     """Measures the samples, where that is wanted, and writes the gallery.
 
-    What goes wrong here costs no sample: it is said, and the command that does it again.
+    What goes wrong here costs no sample: it is said, with the command that does it again; the exit
+    status is 2 where it was asked for.
     """
     steps = [("cosmos_jax.gallery.page:write_gallery", "cosmos_jax.gallery", "")]
     if several if wanted.metrics is None else wanted.metrics:
@@ -369,3 +370,5 @@ def finish(wanted: Wanted, several: bool) -> None:
         except (ValueError, OSError) as error:
             again = f"python -m {module} {flag}{wanted.output}"
             print(f"not done: {error}; again: {again}", file=sys.stderr, flush=True)
+            if wanted.metrics and flag:
+                cli.fail(f"--metrics: {error}")
