@@ -72,20 +72,23 @@ def test_the_overlaps_latents_are_the_frames_that_the_next_chunk_begins_with():
     np.testing.assert_allclose(given, after[:, :, :3], atol=1e-5)
 
 
-def test_joined_chunks_keep_every_frame_once():
-    frames = np.arange(9, dtype=np.uint8).reshape(1, 9, 1, 1, 1) * np.ones(
-        (2, 9, 4, 4, 3), np.uint8
+def test_chunks_in_their_places_are_the_video():
+    frames = np.arange(8, dtype=np.uint8).reshape(1, 8, 1, 1, 1) * np.ones(
+        (2, 8, 4, 4, 3), np.uint8
     )
-    whole = None
-    for start in (0, 4):
-        whole = chunks.joined(whole, frames[:, start : start + 5], 1, False)
-    np.testing.assert_array_equal(whole, frames)
+    plan, whole = chunks.Plan(frames=7, clip=5, overlap=1), np.full((2, 7, 4, 4, 3), 99, np.uint8)
+    assert plan.starts == [0, 4]
+    past_the_end = np.concatenate([frames[:, 4:], frames[:, -1:]], axis=1)
+    for chunk, pixels in enumerate((frames[:, :5], past_the_end)):
+        chunks.put(whole, plan, chunk, pixels)
+    np.testing.assert_array_equal(whole, frames[:, :7])
 
 
 def test_a_cross_fade_goes_from_one_chunk_to_the_other():
-    zeros, level = np.zeros((1, 6, 2, 2, 3), np.uint8), np.full((1, 6, 2, 2, 3), 200, np.uint8)
-    faded = chunks.joined(zeros, level, 3, True)[0, :, 0, 0, 0]
-    assert faded.tolist() == [0, 0, 0, 50, 100, 150, 200, 200, 200]
+    plan, whole = chunks.Plan(frames=9, clip=6, overlap=3), np.zeros((1, 9, 2, 2, 3), np.uint8)
+    chunks.put(whole, plan, 0, np.zeros((1, 6, 2, 2, 3), np.uint8), cross_fade=True)
+    chunks.put(whole, plan, 1, np.full((1, 6, 2, 2, 3), 200, np.uint8), cross_fade=True)
+    assert whole[0, :, 0, 0, 0].tolist() == [0, 0, 0, 50, 100, 150, 200, 200, 200]
 
 
 def test_kept_chunks_are_read_by_the_same_request_and_whole_alone(tmp_path, capsys):

@@ -97,21 +97,23 @@ def handed_over(
     return np.concatenate([first, latents[:, :, latents.shape[2] - kept :]], axis=2)
 
 
-def joined(
-    before: UInt8[np.ndarray, "v f y x 3"] | None,
-    chunk: UInt8[np.ndarray, "v f2 y x 3"],
-    overlap: int,
-    cross_fade: bool,
-) -> UInt8[np.ndarray, "v f3 y x 3"]:
-    """Appends a chunk; its first `overlap` frames are those that are there already.
+def put(
+    video: UInt8[np.ndarray, "v f y x 3"],
+    plan: Plan,
+    chunk: int,
+    pixels: UInt8[np.ndarray, "v f2 y x 3"],
+    cross_fade: bool = False,
+) -> None:
+    """Writes a chunk into its place in the whole video, behind the chunk before.
 
-    With `cross_fade` those are blended, from the earlier chunk's to the later's in even steps.
+    Its first `overlap` frames are there already; with `cross_fade` they are blended, from the
+    earlier chunk's to the later's in even steps. What is past the video's end is left out.
     """
-    if before is None:
-        return chunk
-    if not cross_fade:
-        return np.concatenate([before, chunk[:, overlap:]], axis=1)
-    weight = (np.arange(1, overlap + 1) / (overlap + 1)).reshape(-1, 1, 1, 1)
-    tail = before[:, -overlap:] * (1 - weight) + chunk[:, :overlap] * weight
-    blended = np.round(tail).astype(np.uint8)
-    return np.concatenate([before[:, :-overlap], blended, chunk[:, overlap:]], axis=1)
+    start, shared = plan.starts[chunk], plan.overlap if chunk else 0
+    end = min(start + plan.clip, plan.frames)
+    if shared and cross_fade:
+        weight = (np.arange(1, shared + 1) / (shared + 1)).reshape(-1, 1, 1, 1)
+        both = video[:, start : start + shared]
+        blend = both * (1 - weight) + pixels[:, :shared] * weight
+        video[:, start : start + shared] = np.round(blend).astype(np.uint8)
+    video[:, start + shared : end] = pixels[:, shared : end - start]

@@ -1,7 +1,7 @@
 """What a run is to sample, from whichever form it is written in."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,15 +105,23 @@ def specified(path: Path, wanted: "Wanted", model: Model) -> Sequence[Request]:
         model.settings, **{k: v for k, v in wanted.settings.items() if k in ours}
     )
     model = dataclasses.replace(model, settings=settings)
+    several = {}
+    if "chunks" in wanted.long or wanted.frames is not None:
+        long = wanted.frames is not None or wanted.long["chunks"] != 1
+        several = {"enable_autoregressive": long}
     found: list[Request] = []
     objects = read_objects(path)
     for i, fields in enumerate(objects):
-        found += each(fields, model, flags, "output" if len(objects) == 1 else str(i), wanted)
+        found += each(fields, model, flags, "output" if len(objects) == 1 else str(i), several)
     return found
 
 
 def each(
-    fields: Fields, model: Model, flags: dict[str, Any], name: str, wanted: "Wanted"
+    fields: Fields,
+    model: Model,
+    flags: dict[str, Any],
+    name: str,
+    several: Mapping[str, bool] | None = None,
 ) -> list[Request]:
     """The requests of one JSON object: of Predict2.5's form, Predict1's (in which it may be without
     a name), or the auto-multiview guide's."""
@@ -121,7 +129,4 @@ def each(
         return spec_predict.requests(fields, model, flags)
     if spec_predict1.is_of(fields, model):
         return [spec_predict1.request(fields, model, flags, name)]
-    if "chunks" in wanted.long or wanted.frames is not None:
-        several = wanted.frames is not None or wanted.long["chunks"] != 1
-        flags = {"enable_autoregressive": several, **flags}
-    return [spec_auto.request(fields, model, flags)]
+    return [spec_auto.request(fields, model, {**flags, **(several or {})})]

@@ -86,8 +86,9 @@ class Sampler:
         """
         plan, overlap = jobs[0].plan, jobs[0].plan.overlap
         text = self._text(jobs)
-        made: list[Pixels | None] = [None] * len(jobs)
-        follow: list[Pixels | None] = [None] * len(jobs)
+        shape = (len(jobs[0].request.views), plan.frames, *jobs[0].config.size, 3)
+        made = [np.empty(shape, np.uint8) for _ in jobs]
+        follow = [None if job.control is None else np.empty(shape, np.uint8) for job in jobs]
         given, counts, evaluations = self._first_frames(jobs), jobs[0].request.given, 0
         for chunk in range(len(plan.starts)):
             more = chunk + 1 < len(plan.starts)
@@ -109,17 +110,15 @@ class Sampler:
             )
             fade = jobs[0].request.long.cross_fade
             for i in range(len(jobs)):
-                made[i] = chunks.joined(made[i], levels[i], overlap, fade)
-                if (followed := control[i]) is not None:
-                    follow[i] = chunks.joined(follow[i], followed, overlap, False)
+                chunks.put(made[i], plan, chunk, levels[i], fade)
+                video, followed = follow[i], control[i]
+                if video is not None and followed is not None:
+                    chunks.put(video, plan, chunk, followed)
             if more:
                 given, counts = self._handed_over(jobs[0], latents, tail), (overlap,) * len(counts)
         return [
-            Sampled(
-                pixels[:, : plan.frames], None if c is None else c[:, : plan.frames], evaluations
-            )
-            for pixels, c in zip(made, follow, strict=True)
-            if pixels is not None
+            Sampled(pixels, followed, evaluations)
+            for pixels, followed in zip(made, follow, strict=True)
         ]
 
     def _put(self, array: Any, dtype: Any) -> jax.Array:
