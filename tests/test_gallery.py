@@ -1,14 +1,13 @@
-import ast
 import json
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
-import tomllib
 
 import browser
 import generated
+import pages
 import pytest
 
 from cosmos_jax.evaluate import measure, run
@@ -179,19 +178,12 @@ def test_the_command(out, tmp_path):
 
 @pytest.mark.core
 def test_nothing_heavy_is_loaded():
-    script = "import sys, cosmos_jax.gallery; print({'jax', 'cv2', 'grain'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "set()\n", done.stderr
+    assert pages.loaded("gallery", {"jax", "cv2", "grain"}) == []
 
 
 @pytest.mark.core
 def test_the_page_s_files_are_in_the_wheel():
-    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    (pattern,) = tool["package-data"]["cosmos_jax.gallery"]
-    folder = ROOT / "cosmos_jax" / "gallery"
-    packed = {path.name for path in folder.glob(pattern)}
-    tree = ast.parse((folder / "page.py").read_text())
-    strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    packed, strings = pages.shipped("gallery")
     assert packed == {"gallery.html", "gallery.css", *page.SCRIPTS} and packed <= strings
 
 

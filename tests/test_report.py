@@ -1,4 +1,3 @@
-import ast
 import itertools
 import json
 import math
@@ -6,10 +5,10 @@ import pathlib
 import re
 import subprocess
 import sys
-import tomllib
 
 import browser
 import numpy as np
+import pages
 import pytest
 
 from cosmos_jax import metrics, workdir
@@ -372,19 +371,12 @@ def test_the_command_refuses_in_one_line(run, tmp_path):
 
 @pytest.mark.core
 def test_nothing_heavy_is_loaded():
-    script = "import sys, cosmos_jax.report; print({'jax', 'flax', 'grain'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout == "set()\n", done.stderr
+    assert pages.loaded("report", {"jax", "flax", "grain"}) == []
 
 
 @pytest.mark.core
 def test_the_page_s_files_are_in_the_wheel():
-    tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    (pattern,) = tool["package-data"]["cosmos_jax.report"]
-    folder = ROOT / "cosmos_jax" / "report"
-    packed = {path.name for path in folder.glob(pattern)}
-    tree = ast.parse((folder / "page.py").read_text())
-    strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    packed, strings = pages.shipped("report")
     assert packed == {"page.html", "page.css", *page.SCRIPTS} and packed <= strings
 
 

@@ -1,5 +1,6 @@
 """Folders to sample from: which views and samples there are, and what is wrong with them."""
 
+import dataclasses
 import json
 import shutil
 
@@ -21,7 +22,7 @@ CAMERAS = (*((name, i) for i, name in enumerate(clips_on_disk.CAMERAS)), ("cam_w
 
 
 def requests(root, cameras=CAMERAS, given=0, guidance=0, reference=False, seed=0, **changes):
-    names = ("control", "prompt", "limit", "fps", "size", "long", "negative_prompt")
+    names = ("control", "prompt", "limit", "fps", "size", "negative_prompt")
     asked = {name: changes.pop(name) for name in names if name in changes}
     negative = asked.pop("negative_prompt", None)
     settings = SampleConfig(
@@ -31,8 +32,10 @@ def requests(root, cameras=CAMERAS, given=0, guidance=0, reference=False, seed=0
     return spec_folder.requests(spec_folder.Folder(root, model, settings, **asked)), model
 
 
-def jobs(root, **changes):
+def jobs(root, long=None, **changes):
     found, model = requests(root, **changes)
+    if long is not None:
+        found = [dataclasses.replace(request, long=long) for request in found]
     return [open_job(request, model.config, model.controlled) for request in found]
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Int32
 
 from cosmos_jax import sharding
-from cosmos_jax.models import layers
+from cosmos_jax.models import layers, tokenizers
 from cosmos_jax.types import Params
 
 AXES = "b s d"
@@ -219,17 +219,7 @@ def load_tokenizer(name: str) -> Any:
     Raises:
         ValueError: it cannot be loaded, or lacks one of Qwen's special tokens.
     """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    # The tokenizers library raises plain Exceptions for damaged files.
-    except Exception as error:
-        raise ValueError(
-            f"Qwen: tokenizer {name!r} cannot be loaded: it must be a folder with a "
-            "tokenizer.json, or a Hugging Face repository that can be reached or is in the cache "
-            f"({type(error).__name__}: {str(error).partition(chr(10))[0]})"
-        ) from error
+    tokenizer = tokenizers.load("Qwen", name, "tokenizer.json")
     if missing := sorted(set(SPECIAL) - set(tokenizer.get_added_vocab())):
         raise ValueError(
             f"Qwen: tokenizer {name!r} has no special token {', '.join(missing)}; use that "
@@ -298,12 +288,7 @@ class QwenText(QwenConfig):
         out = np.full((len(prompts), self.tokens), padding, np.int32)
         for row, ids in zip(out, tokenizer(prompts, add_special_tokens=False)["input_ids"]):
             row[: len(ids)] = ids[: self.tokens]
-        if out.max() >= self.vocabulary:
-            raise ValueError(
-                f"Qwen: tokenizer {self.tokenizer!r} makes token {out.max()}, and the network "
-                f"has a vocabulary of {self.vocabulary}; use the tokenizer that belongs "
-                "to the weights"
-            )
+        tokenizers.check_ids("Qwen", self.tokenizer, out, self.vocabulary)
         return out
 
     def encode(self, params: Params, captions: Sequence[str]) -> Float[Array, "b s e"]:

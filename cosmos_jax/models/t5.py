@@ -23,7 +23,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32
 
 from cosmos_jax import sharding
-from cosmos_jax.models import layers
+from cosmos_jax.models import layers, tokenizers
 from cosmos_jax.types import APART, Params
 
 AXES = "b s d"
@@ -184,17 +184,7 @@ def load_tokenizer(name: str) -> Any:
     Raises:
         ValueError: it cannot be loaded, or has no closing token.
     """
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    # The tokenizers library raises plain Exceptions for damaged files.
-    except Exception as error:
-        raise ValueError(
-            f"T5: tokenizer {name!r} cannot be loaded: it must be a folder with a tokenizer.json "
-            "or a spiece.model, or a Hugging Face repository that can be reached or is in the "
-            f"cache ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
-        ) from error
+    tokenizer = tokenizers.load("T5", name, "tokenizer.json or a spiece.model")
     if tokenizer("a")["input_ids"][-1:] != [tokenizer.convert_tokens_to_ids(END)]:
         raise ValueError(f"T5: tokenizer {name!r} does not close a text with {END}; use a T5's")
     return tokenizer
@@ -251,11 +241,7 @@ class T5Text(T5Config):
         out = np.zeros((len(ids), self.tokens), np.int32)
         for row, some in zip(out, ids):
             row[: len(some)] = some
-        if out.max() >= self.vocabulary:
-            raise ValueError(
-                f"T5: tokenizer {self.tokenizer!r} makes token {out.max()}, and the network has a "
-                f"vocabulary of {self.vocabulary}; use the tokenizer that belongs to the weights"
-            )
+        tokenizers.check_ids("T5", self.tokenizer, out, self.vocabulary)
         return out, np.array([len(some) for some in ids], np.int32)
 
     def encode(self, params: Params, captions: Sequence[str]) -> Float[np.ndarray, "b s e"]:

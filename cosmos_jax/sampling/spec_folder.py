@@ -18,7 +18,7 @@ from cosmos_jax.data.layouts import Layout
 from cosmos_jax.data.video import FileError
 from cosmos_jax.generate import SampleConfig
 from cosmos_jax.sampling.model import NEGATIVE_PROMPT, PUBLISHED, Model
-from cosmos_jax.sampling.requests import ONE_CLIP, Long, Request, View
+from cosmos_jax.sampling.requests import Request, View
 
 WORDS = ("captions", "metas")
 REFERENCE_CAPTION = (
@@ -38,7 +38,6 @@ class Folder:
         settings: of the first sample; sample i takes seed + i.
         control: name of the control folder; None: the model's, or the only one.
         prompt: in place of the files' captions; None: those.
-        long: for videos of several chunks.
         limit: only the first samples by name; None: all.
         fps: frames per second, in place of the model's.
         size: (rows, columns), in place of the model's.
@@ -49,7 +48,6 @@ class Folder:
     settings: SampleConfig
     control: str | None = None
     prompt: str | None = None
-    long: Long = ONE_CLIP
     limit: int | None = None
     fps: float | int | None = None
     size: tuple[int, int] | None = None
@@ -100,7 +98,6 @@ def requests(folder: Folder) -> list[Request]:
             ),
             settings=dataclasses.replace(settings, seed=settings.seed + i),
             negative=_negative(model, cameras, negative, spoken) if settings.guidance else None,
-            long=folder.long,
             fps=rate,
             stride=config.stride if rate is None else None,
             size=folder.size,
