@@ -51,6 +51,12 @@ TEXT_CACHE = flags.DEFINE_string(
     "text_cache", None, "Folder of text embeddings, auto, or none; default: the run's."
 )
 NUM_STEPS = flags.DEFINE_integer("num_steps", None, "Solver steps.")
+SOLVER = flags.DEFINE_enum(
+    "solver",
+    None,
+    ["euler", "2ab", "1euler", "2mid", "2heun_edm"],
+    "Of Predict1: euler, the published inference's, or one of its training side, such as 2ab.",
+)
 GUIDANCE = flags.DEFINE_float("guidance", None, "g of cond + g (cond - uncond).")
 GUIDANCE_INTERVAL = flags.DEFINE_list(
     "guidance_interval", None, "Noise levels where guidance acts, as in 0.1,0.9."
@@ -130,7 +136,7 @@ FIELDS: tuple[Any, ...] = (FPS, PROMPT)
 def settings() -> dict[str, Any]:
     """Settings of the sampler that flags change."""
     plain: tuple[Any, ...] = (NUM_STEPS, GUIDANCE, SEED, CONTROL_WEIGHT, NUM_CONDITIONAL_FRAMES)
-    plain += (NEGATIVE_PROMPT, CACHE_THRESHOLD)
+    plain += (NEGATIVE_PROMPT, CACHE_THRESHOLD, SOLVER)
     changes = {flag.name: flag.value for flag in plain if flag.value is not None}
     if GUIDANCE_INTERVAL.value is not None:
         changes["guidance_interval"] = pair(GUIDANCE_INTERVAL, float)

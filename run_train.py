@@ -122,7 +122,8 @@ def train(config: Any, workdir: Path) -> None:
                 skipped.count(step, bool(out.pop("unsound")), out)
                 if skipped.too_many or not (math.isfinite(loss) or skipped.allowed):
                     saver.wait()
-                    cli.fail(stopped(step, loss, saver.latest_step()), cli.STOPPED)
+                    told = importlib.import_module("cosmos_jax.stopped").message
+                    cli.fail(told(step, loss, saver.latest_step()), cli.STOPPED)
                 saver.check()
 
                 # ---- Log, evaluate, save, sample.
@@ -153,20 +154,6 @@ def train(config: Any, workdir: Path) -> None:
         cli.fail(error)
     finally:
         stream.close()
-
-
-def stopped(step: int, loss: float, saved: int | None) -> str:
-    """What to say when a loss is not finite; `saved` is the step of the newest checkpoint."""
-    if saved is None:
-        kept = "No checkpoint was written yet"
-    elif saved == step - 1:  # its weights gave this loss, so they may be the ones that are ruined
-        kept = f"The checkpoint of step {saved} is kept; delete it if it gives this loss again"
-    else:
-        kept = f"The checkpoint of step {saved} is kept"
-    return (
-        f"the loss of step {step} is {loss}; stopped. {kept}. Lower config.optimizer.lr or .clip, "
-        "and start the same command again"
-    )
 
 
 if __name__ == "__main__":

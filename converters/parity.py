@@ -27,7 +27,9 @@ from absl import flags
 from cosmos_jax import cli
 
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "Networks compute in it.")
-ATTENTION = flags.DEFINE_enum("attention", "xla", ["xla", "cudnn", "fa3"], "Of the network.")
+ATTENTION = flags.DEFINE_enum(
+    "attention", "xla", ["xla", "cudnn", "cudnn_by_head", "fa3"], "Of the network."
+)
 ROOT = flags.DEFINE_string(
     "root", None, "Folder of data sets, or one data set. Default: that of the .npz file."
 )

@@ -3,9 +3,9 @@
     ROOT/t5_xxl/CAMERA/CLIP.pickle                       or, later, .pkl
     ROOT/cache/prefix_t5_embeddings_CAMERA.pickle        or, later, prefix_CAMERA.pkl
 
-Each holds one array [rows, 1024], or a list of one, of float16 (.pickle) or float32 (.pkl), trimmed
-to the tokens of its sentence. Source: get_t5_embeddings_from_waymo.py and dataset_multiview.py of
-cosmos-predict1, in its two states.
+Each holds one array [rows, 1024], or a list of one, of float16 (.pickle) or float32 (.pkl; float64
+is read too), trimmed to the tokens of its sentence. Source: get_t5_embeddings_from_waymo.py and
+dataset_multiview.py of cosmos-predict1, in its two states.
 """
 
 import pickle
@@ -63,9 +63,9 @@ def read(path: Path) -> Float[np.ndarray, "s e"]:
         held: Any = Unpickler(file, str(path)).load()
     if isinstance(held, list) and len(held) == 1:
         held = held[0]
-    if not isinstance(held, np.ndarray) or held.dtype not in (np.float16, np.float32):
+    if not isinstance(held, np.ndarray) or held.dtype.kind != "f":
         raise ValueError(
-            f"{path} holds no array of float16 or float32, nor a list of one; {SCRIPT} of "
+            f"{path} holds no array of float16, float32 or float64, nor a list of one; {SCRIPT} of "
             "cosmos-predict1 writes such files"
         )
     if held.ndim == 3 and held.shape[0] == 1:

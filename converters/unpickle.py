@@ -233,8 +233,10 @@ class Unpickler(pickle.Unpickler):
         """
         try:
             return super().load()
-        except ValueError:
-            raise
+        except ValueError as error:
+            if self._where in str(error):
+                raise
+            raise ValueError(f"{self._where}: {error}") from error
         except Exception as error:  # a hostile pickle can raise anything
             raise ValueError(
                 f"{self._where} is damaged or no pickle of weights "

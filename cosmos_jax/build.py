@@ -8,6 +8,7 @@ import dataclasses
 import difflib
 import importlib
 import importlib.util
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -145,12 +146,14 @@ def check_config(config: Any) -> dict[str, Any]:
 def attention_backend(name: str, dtype: str) -> str:
     """ "auto" is cuDNN where it runs (bfloat16 on NVIDIA GPUs since Ampere), else plain XLA.
 
+    Where XLA is told to give the same bits every time, cuDNN goes by head: it would not fit else.
+
     Raises:
         ValueError: a backend that does not exist, or not here.
     """
     gpu = jax.default_backend() == "gpu"
     if name == "auto":
-        return "cudnn" if gpu and dtype == "bfloat16" else "xla"
+        name = "cudnn" if gpu and dtype == "bfloat16" else "xla"
     if name not in BACKENDS:
         raise ValueError(f"config.attention={name!r} must be auto or one of {BACKENDS}")
     if name != "xla" and not gpu:
@@ -162,7 +165,8 @@ def attention_backend(name: str, dtype: str) -> str:
             "config.attention='fa3' needs FlashAttention-3: pip install dew-flash-attn-cu13, "
             "or set auto"
         )
-    return name
+    exact = "--xla_gpu_deterministic_ops=true" in os.environ.get("XLA_FLAGS", "").split()
+    return "cudnn_by_head" if name == "cudnn" and exact else name
 
 
 def network(values: Mapping[str, Any]) -> Any:
@@ -407,12 +411,7 @@ def latent_shape(codec: Any, frames: int, size: tuple[int, ...]) -> tuple[int, i
     """
     if len(size) != 2:
         raise ValueError(f"config.data.size={tuple(size)} must be (rows, columns)")
-    y, x = size
-    if frames < 1 or (frames - 1) % codec.temporal:
-        raise ValueError(
-            f"config.data.num_frames={frames} must be 1 + {codec.temporal} k: "
-            f"{[1 + codec.temporal * k for k in range(1, 8)]} ..."
-        )
+    (y, x), t = size, codec.latent_frames(frames)
     step = 2 * codec.spatial
     if y < step or x < step or y % step or x % step:
         raise ValueError(
@@ -420,7 +419,6 @@ def latent_shape(codec: Any, frames: int, size: tuple[int, ...]) -> tuple[int, i
             f"pixels by 2 latents a token); near it is ({round(y / step) * step or step}, "
             f"{round(x / step) * step or step})"
         )
-    t = 1 + (frames - 1) // codec.temporal
     return t, y // codec.spatial, x // codec.spatial, codec.latent_channels
 
 
@@ -448,6 +446,11 @@ def data(values: Mapping[str, Any], trainer: Trainer, folder: Path) -> pipeline.
         found = cached(values, config, cache)
     else:
         found = pipeline.open_dataset(config)
+    if len(found.train.cameras) > max(network.view_rows, 1):
+        raise ValueError(
+            f"{config.root} has {len(found.train.cameras)} cameras, and the network knows "
+            f"{max(network.view_rows, 1)}; choose with config.data.cameras"
+        )
     for camera, view in found.train.cameras:
         if network.view_rows and not 0 <= view < network.view_rows:
             raise ValueError(

@@ -274,7 +274,7 @@ def best_step(directory: pathlib.Path, metric: str | None) -> int | None:
     if metric is None:
         return None
     records = [read_record(directory / str(step)) for step in complete_steps(directory)]
-    scored = [record for record in records if metric in record.metrics]
+    scored = [r for r in records if metric in r.metrics and np.isfinite(r.metrics[metric])]
     return min(scored, key=lambda record: record.metrics[metric]).step if scored else None
 
 

@@ -40,6 +40,8 @@ class SampleConfig:
         control_weight: scale of the control branch's hints.
         num_conditional_frames: given PIXEL frames at the start of every view: 0, 1, 5, 9, ...
         karras: Karras sigmas, as Predict2.5-2B/post-trained, in place of the shifted ones.
+        solver: None: the published one. Predict1 (EDM) has "euler", the published, and those of its
+            training side, of which "2ab" is its choice (`diffusion.edm_solvers.EVALUATIONS`).
         negative_prompt: text of the unconditional branch, in the slots that are trained with text;
             "published": the published samplers'; None: no text at all (zeros). Previews of a
             training run take none, as the published ones.
@@ -58,6 +60,7 @@ class SampleConfig:
     control_weight: float | int = 1.0
     num_conditional_frames: int = 0
     karras: bool = False
+    solver: str | None = None
     negative_prompt: str | None = None
     guidance_interval: tuple[float | int, float | int] = (0.0, 1.0)
     cache_threshold: float | int = 0.0
@@ -81,6 +84,7 @@ class SampleConfig:
 
     def steps(self, solver: Any) -> list[Step]:
         """Every evaluation of the network by a solver (`sample.FlowSolver`)."""
+        solver = solver.named(self.solver)
         rows = solver.rows(self.num_steps, self.karras)
         low, high = self.guidance_interval
         return [
@@ -145,7 +149,9 @@ class Generator:
 
         whole = NamedSharding(mesh, sharding.P())
         self._predict = jax.jit(predict, static_argnames="guided")
-        self._step = jax.jit(solver.step)
+        self._step = jax.jit(
+            lambda solver, state, followed, row: solver.step(state, followed, row), static_argnums=0
+        )
         self._decode = jax.jit(decode, static_argnames="tail", out_shardings=whole)
         self._encode = jax.jit(encode, out_shardings=whole)
         self.gathered = jax.jit(lambda x: x, out_shardings=whole)
@@ -186,10 +192,11 @@ class Generator:
         seeds = [seed + i for i in range(b)] if isinstance(seed, int) else seed
         drawn = [sample.initial_noise(n, b=1, v=v, t=t, h=h, w=w, c=c) for n in seeds]
         noise = self._placed(np.concatenate(drawn))
-        state, steps = self.solver.start(noise), config.steps(self.solver)
+        solver, steps = self.solver.named(config.solver), config.steps(self.solver)
+        state = solver.start(noise)
         cache, self.evaluations = StepCache(config.cache_threshold, len(steps)), 0
         for i, (row, guided) in enumerate(steps):
-            x, seen = state.x, self.solver.seen(state.x, row)
+            x, seen = state.x, solver.seen(state.x, row)
             followed = cache.reuse(i, seen, guided)
             if followed is None:
                 followed = self._predict(
@@ -206,12 +213,12 @@ class Generator:
                 )
                 self.evaluations += 1
                 cache.evaluated(seen, followed, guided)
-            state = self._step(state, followed, row)
+            state = self._step(solver, state, followed, row)
             jax.block_until_ready(x)  # one step is queued while another runs
             on_step(i, len(steps))
         jax.block_until_ready(state.x)
         on_step(len(steps), len(steps))
-        return self.solver.latents(state)
+        return solver.latents(state)
 
     def _placed(self, latents: np.ndarray) -> jax.Array:
         spec = sharding.activation_spec(latents.shape, "b v t h w c", self.mesh)

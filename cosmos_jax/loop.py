@@ -115,3 +115,7 @@ class Loop:
     checkpoint: CheckpointConfig
     preview: PreviewConfig
     log: LogConfig
+
+    def __post_init__(self) -> None:
+        if self.checkpoint.best is not None and not self.validation.every:
+            raise ValueError("config.checkpoint.best needs config.validation.every above 0")

@@ -16,13 +16,16 @@ from cosmos_jax import (
     build,
     encode,
     flops,
+    flops_codecs,
     flops_vae,
     plan_measured,
     plan_memory,
     plan_search,
     plan_sources,
     plan_system,
+    preview,
 )
+from cosmos_jax.models.cv8x8x8 import CV8x8x8
 from cosmos_jax.models.wan_vae import WanVAE
 from cosmos_jax.plan_sources import Data
 from cosmos_jax.plan_system import System
@@ -86,6 +89,9 @@ def main(
 def plan(values: Mapping[str, Any], devices: int | None) -> tuple[System, Data]:
     """The step of a config and its data, checked; see `main`."""
     planned = plan_system.system(values, devices)
+    if planned.loop.preview.clips:
+        preview.check(planned.loop.preview, planned.trainer)
+        preview.settings(values, planned.loop.preview)
     data = plan_sources.data(planned)
     if data.cached is not None:
         planned = plan_system.system(values, devices, data.cached)
@@ -178,7 +184,7 @@ def _work(planned: System, counts: tuple[int, ...], tflops: float | None) -> Ite
     yield f"work     {model:,.5g} TFLOP of the model a step, {coded:,.5g} of the video encoder"
     yield (
         f"time     {network:.3g} s a step at {speed.tflops:g} TFLOP/s a device ({speed.source}), "
-        f"and {encoding:.3g} s of video encoding"
+        f"and {encoding:.3g} s of video encoding{_encoder(planned)}"
     )
     yield (
         f"time     {steps * (network + encoding) / 3600:,.3g} hours for {steps:,} steps, without "
@@ -215,16 +221,18 @@ def _recomputed(planned: System, views: int) -> int | float:
     return trunk.attention + control.attention
 
 
-def _encoded(planned: System, views: int) -> int | float:
-    """FLOPs of encoding a sample's videos and control; a stand-in for the VAE takes none.
+def _encoder(planned: System) -> str:
+    """What is to be said of the codec's speed."""
+    if isinstance(build.codec(planned.values), CV8x8x8):
+        return " at the speed of the Wan2.1 VAE (this tokenizer's was not measured)"
+    return ""
 
-    Predict1's tokenizer is not counted: about 7 TFLOP for each view of 57 frames of 480x848.
-    """
+
+def _encoded(planned: System, views: int) -> int | float:
+    """FLOPs of encoding a sample's videos and control; a stand-in for a codec takes none."""
     codec, data = build.codec(planned.values), planned.values["data"]
-    if not isinstance(codec, WanVAE):
-        return 0
     videos = views * (2 if planned.sizes.network.control_blocks else 1)
-    return videos * flops_vae.encode(codec, (data["num_frames"], *data["size"])).forward
+    return videos * flops_codecs.encode(codec, (data["num_frames"], *data["size"])).forward
 
 
 def compiled(planned: System, views: int) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """What steps were measured to take on an H200: the rows of docs/performance.md, once in code.
 
-All rows are experiments/transfer25_robotics_edge.py in bfloat16 with AdamW and EMA.
+All rows are in bfloat16 with AdamW and EMA.
 """
 
 import dataclasses
@@ -9,6 +9,7 @@ import math
 DEVICE = "NVIDIA H200"
 DEVICE_GIB = 139.0  # of its memory, what a program can have
 SMALL, LARGE = (5, (480, 832), 62_400), (7, (704, 1280), 197_120)  # views, size, tokens
+WAYMO = (5, (480, 848), 63_600)  # of 57 frames
 ENCODE = ((29, 480, 832), 0.158)  # frames, rows, columns of one view, and seconds of its VAE
 
 
@@ -18,7 +19,7 @@ class Row:
 
     Attributes:
         trainable: what was trained.
-        clip: number of views, size in pixels, tokens; 29 frames each.
+        clip: number of views, size in pixels, tokens.
         attention: backend.
         gib: peak memory of a device.
         tflops: model TFLOP/s of a device; 0: not timed, timed before the step was as it is, or
@@ -29,6 +30,7 @@ class Row:
         offload: moments and EMA were in host memory.
         source: "card": the peak on the card. "compiler": its figure for the card. "before": the
             peak on the card, before memory was cut from 73.3 to 68.9 GiB (first row).
+        recipe: which of experiments/.
     """
 
     trainable: str
@@ -41,6 +43,7 @@ class Row:
     remat: str = "attention"
     offload: bool = False
     source: str = "card"
+    recipe: str = "transfer25_robotics_edge"
 
     @property
     def cards(self) -> int:
@@ -58,6 +61,7 @@ ROWS = (
     Row(ALL, SMALL, "fa3", 22.0, 470, mesh=(1, 1, 4)),
     Row(ALL, SMALL, "cudnn", 20.2, 426, mesh=(1, 1, 4), source="compiler"),
     Row(ALL, LARGE, "fa3", 34.6, 507, mesh=(1, 1, 4)),
+    Row(ALL, WAYMO, "fa3", 98.7, 498, mesh=(1, 1, 2), recipe="predict1_av_multiview_waymo"),
     Row(ALL, SMALL, "cudnn", 39.5, mesh=(1, 1, 2), source="before"),
     Row(CONTROL, SMALL, "cudnn", 17.9, mesh=(1, 1, 2), source="before"),
     Row(ALL, SMALL, "cudnn", 52.8, mesh=(1, 2, 1), batch=2, source="before"),

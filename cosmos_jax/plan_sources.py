@@ -8,11 +8,13 @@ from typing import Any
 
 import jax
 
-from cosmos_jax import build, build_text, build_weights
+from cosmos_jax import build, build_text, build_weights, preview, validation
 from cosmos_jax.data.layouts import DataConfig
+from cosmos_jax.data.pipeline import DataSet
+from cosmos_jax.loop import Loop
 from cosmos_jax.plan_system import System
 
-HUB = "hf://"
+HUB, TFDS = "hf://", "tfds://"
 WEIGHTS = ("*.safetensors", "*.distcp", "model/*.distcp", "*.pt", "*.pth")
 
 
@@ -34,10 +36,10 @@ class Data:
 
 
 def data(planned: System) -> Data:
-    """Scans the data set of a config; one that is not there is said to be so.
+    """Scans the data set of a config; a folder that is not there is said to be so.
 
     Raises:
-        ValueError: bad settings, or bad data.
+        ValueError: bad settings, or bad data; TFDS does not have what it is asked for.
     """
     values = planned.values
     config = build.make(DataConfig, values["data"], "config.data")
@@ -46,23 +48,34 @@ def data(planned: System) -> Data:
         cameras = build.part(values, "scene").cameras
         about = f"rendered when the run starts, cameras: {cameras}"
         return Data(about, _views(config, cameras), None, text)
-    if not Path(config.root).is_dir():
+    if not config.root.startswith(TFDS) and not Path(config.root).is_dir():
         cameras, source = _cameras(planned, config)
         about = f"{config.root} is not there: not scanned; cameras by {source}: {cameras}"
         return Data(about, _views(config, cameras), None, text)
     found = build.data(values, planned.trainer, Path(config.root))
+    _check_held_out(planned.loop, found)
     about = (
         f"{config.root}: {len(found.train)} clips of {len(found.train.episodes)} episodes to train "
         f"on, {len(found.validation)} of {len(found.validation.episodes)} held out, "
         f"{len(found.skipped)} files left out"
     )
-    folder = build_text.cache_folder(values, config.root)
+    folder = build_text.cache_folder(values, found.train.config.root)
     if folder is None or (not folder.is_dir() and values["text"]["cache"] == "auto"):
         return Data(about, found.train.view_counts, None, text)
     cache = build_text.cached(values, planned.sizes, folder, found.captions)
     if cache is None:
         return Data(about, found.train.view_counts, None, text)
     return Data(about, found.train.view_counts, cache.shape, cache.description)
+
+
+def _check_held_out(loop: Loop, found: DataSet) -> None:
+    """Raises a ValueError where a run could not validate or sample its held-out clips."""
+    if loop.validation.every:
+        cameras = [camera for camera, _ in found.validation.cameras]
+        validation.check_best(loop.checkpoint.best, loop.validation, cameras)
+        validation.check_clips(found, loop.validation)
+    if loop.preview.clips:
+        preview.check_count(found, loop.preview.clips)
 
 
 def _cameras(planned: System, config: DataConfig) -> tuple[int, str]:

@@ -112,13 +112,18 @@ def held_out_clips(data: pipeline.DataSet, count: int) -> Clip:
     """`count` held-out clips in one stack, spread over the validation episodes.
 
     Raises:
-        ValueError: there are fewer.
+        ValueError: see `check_count`.
     """
+    check_count(data, count)
     held_out = data.validation
-    if not 1 <= count <= len(held_out):
-        raise ValueError(f"config.preview.clips={count} must lie in 1..{len(held_out)}")
     picked = [held_out.clip(i * len(held_out) // count) for i in range(count)]
     return pipeline.stack_clips([vars(clip) for clip in picked])
+
+
+def check_count(data: pipeline.DataSet, count: int) -> None:
+    """Raises a ValueError where fewer than `count` clips are held out."""
+    if not 1 <= count <= len(data.validation):
+        raise ValueError(f"config.preview.clips={count} must lie in 1..{len(data.validation)}")
 
 
 def true_pixels(

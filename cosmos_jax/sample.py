@@ -93,6 +93,16 @@ class FlowSolver:
         """Whether the network can be given frames."""
         return self.network.masked
 
+    def named(self, name: str | None) -> "FlowSolver":
+        """The solver of `SampleConfig.solver`.
+
+        Raises:
+            ValueError: any name: there is one solver of rectified flow.
+        """
+        if name is not None:
+            raise ValueError(f"solver={name!r}: models of rectified flow have UniPC; leave it out")
+        return self
+
     def rows(self, num_steps: int, karras: bool) -> unipc.Schedule:
         """One row for each evaluation of the network, on the host."""
         if karras:

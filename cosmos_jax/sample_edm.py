@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from cosmos_jax.diffusion import conditioning, edm, edm_solvers, guiding
 from cosmos_jax.types import round_to
 
+EULER = "euler"
 AUGMENT_SIGMA = 0.001
 """Noise level of given frames in the network's input (cosmos-predict1, Video2World)."""
 
@@ -64,17 +65,20 @@ def guided(
 
 @dataclasses.dataclass(frozen=True)
 class EDMSolver:
-    """Euler's method as the published inference takes it, step by step; see `sample.FlowSolver`.
+    """A solver of `edm_solvers`, step by step; see `sample.FlowSolver`.
 
     Attributes:
         process: a `diffusion.edm_process.EDMProcess`.
-        network: a `models.predict1.Predict1Config`. Samples are rounded to its dtype between steps,
-            as published.
+        network: a `models.predict1.Predict1Config`. With "euler" samples are rounded to its dtype
+            between steps, as published.
+        name: "euler", as the published inference, or one of `edm_solvers.EVALUATIONS`: those of the
+            training side, which keep samples in full precision and end with one more evaluation.
         guidance_excess: the published g is ours.
     """
 
     process: Any
     network: Any
+    name: str = EULER
     guidance_excess: ClassVar[int] = 0
 
     @property
@@ -82,18 +86,34 @@ class EDMSolver:
         """Whether the network can be given frames."""
         return self.network.masked
 
+    def named(self, name: str | None) -> "EDMSolver":
+        """The solver of a name; None: the published one.
+
+        Raises:
+            ValueError: there is none of that name.
+        """
+        known = (EULER, *edm_solvers.EVALUATIONS)
+        if name is not None and name not in known:
+            raise ValueError(f"solver={name!r} is none of {', '.join(known)}")
+        return dataclasses.replace(self, name=name or EULER)
+
     def rows(self, num_steps: int, karras: bool) -> edm_solvers.Schedule:
         """One row for each evaluation of the network, on the host.
 
         Raises:
-            ValueError: `karras`, which chooses between two schedules of rectified flow.
+            ValueError: `karras`, which chooses between two schedules of rectified flow; fewer
+                evaluations than a step takes.
         """
         if karras:
             raise ValueError(
                 "config.sample.karras chooses a schedule of rectified flow; EDM has one, set False"
             )
-        levels = edm_solvers.sigmas(num_steps, lowest=edm_solvers.EULER_MIN)
-        return jax.device_get(edm_solvers.euler(levels))
+        if self.name == EULER:
+            levels = edm_solvers.sigmas(num_steps, lowest=edm_solvers.EULER_MIN)
+            return jax.device_get(edm_solvers.euler(levels))
+        steps = num_steps // edm_solvers.EVALUATIONS[self.name]
+        levels = edm_solvers.sigmas(steps + 1, lowest=edm_solvers.RES_MIN)
+        return jax.device_get(edm_solvers.res(self.name, levels))
 
     def noise_share(self, rows: edm_solvers.Schedule) -> Float[np.ndarray, "steps"]:
         """The noise's share of the noisy latents at each row: what rectified flow calls sigma."""
@@ -102,6 +122,8 @@ class EDMSolver:
 
     def start(self, noise: Float[Array, "b v t h w c"]) -> edm_solvers.State:
         """The state before the first row, from standard normal noise."""
+        if self.name != EULER:
+            return edm_solvers.start(edm_solvers.SIGMA_MAX * noise)
         return edm_solvers.start(round_to(edm_solvers.euler_start() * noise, self.network.dtype))
 
     def seen(self, x: Array, row: edm_solvers.Schedule) -> Array:
@@ -128,6 +150,8 @@ class EDMSolver:
     ) -> edm_solvers.State:
         """The state after a row."""
         state = edm_solvers.step(state, clean, row)
+        if self.name != EULER:
+            return state
         return state._replace(x=round_to(state.x, self.network.dtype))
 
     def latents(self, state: edm_solvers.State) -> Float[Array, "b v t h w c"]:

@@ -29,13 +29,27 @@ def make(trainer: Trainer, encoder: Encoder, data: pipeline.DataSet, loop: Loop)
     """The validation of a run; reads its clips.
 
     Raises:
-        ValueError: see `read_clips`.
+        ValueError: see `read_clips` and `check_best`.
     """
-    clips, others = read_clips(data, loop.validation, loop.rows)
     cameras = [camera or "the view" for camera, _ in data.validation.cameras]
+    check_best(loop.checkpoint.best, loop.validation, cameras)
+    clips, others = read_clips(data, loop.validation, loop.rows)
     noises, per_frame = loop.validation.noises, loop.validation.per_frame
     given = (trainer, encoder, clips, others, loop.rows, loop.batch, noises, cameras, per_frame)
     return Validation(*given)
+
+
+def check_best(best: str | None, config: ValidationConfig, cameras: Sequence[str]) -> None:
+    """Raises a ValueError where `config.checkpoint.best` is no loss that validation gives.
+
+    A control gap is none: the lowest is the worst.
+    """
+    bands = BANDS if config.clips * config.noises >= len(BANDS) else ()
+    views = cameras if len(cameras) > 1 else ()
+    parts = [*(f"view/{camera}" for camera in views), *(f"noise/{band}" for band in bands)]
+    known = ["val/loss", *(f"val/loss/{part}" for part in parts)]
+    if best is not None and best not in known:
+        raise ValueError(f"config.checkpoint.best={best!r} is none of {', '.join(known)}")
 
 
 def read_clips(
@@ -47,8 +61,9 @@ def read_clips(
     clips, half of them further on; where it holds a single clip, there are no others.
 
     Raises:
-        ValueError: see `held_out.validation_iterator`; or no other clip is there.
+        ValueError: see `check_clips` and `held_out.validation_iterator`.
     """
+    check_clips(data, config)
 
     def read(clips: pipeline.Clips) -> list[Clip]:
         iterator = held_out.validation_iterator(clips, config.clips, rows)
@@ -65,12 +80,25 @@ def read_clips(
     if len(data.train) == 1:
         return clips, []
     half = len(clips) // 2
-    if not half:
+    return clips, [*clips[half:], *clips[:half]]
+
+
+def check_clips(data: pipeline.DataSet, config: ValidationConfig) -> None:
+    """Whether a data set has the clips that `read_clips` wants, without reading any.
+
+    Raises:
+        ValueError: too few in a split; or no other clip is there.
+    """
+    one_set = data.train.episodes == data.validation.episodes
+    controlled = data.train.config.control is not None
+    for split in (data.validation,) if one_set or not controlled else (data.validation, data.train):
+        held_out.spread_windows(len(split), config.clips, split.config.starts == "random")
+    batches = config.clips // data.train.config.batch_size
+    if controlled and one_set and len(data.train) > 1 and batches < 2:
         raise ValueError(
             f"config.validation.clips={config.clips} must be at least two batches where the same "
             "episodes serve to train and to validate: the control gap swaps clips"
         )
-    return clips, [*clips[half:], *clips[:half]]
 
 
 class Validation:

@@ -168,6 +168,7 @@ def get_config() -> ConfigDict:
             "control_weight": 1.0,
             "num_conditional_frames": 0,
             "karras": False,
+            "solver": placeholder(str),
             "negative_prompt": placeholder(str),
             "guidance_interval": (0.0, 1.0),
             "cache_threshold": 0.0,

@@ -1,5 +1,7 @@
 """Models to sample from, for tests of what is asked of them."""
 
+from types import SimpleNamespace
+
 from cosmos_jax.data import layouts
 from cosmos_jax.generate import SampleConfig
 from cosmos_jax.sampling.model import Model
@@ -15,3 +17,10 @@ def model(cameras, reference=False, controlled=True, settings=None, **changes):
         settings=settings or SampleConfig(),
         reference=reference,
     )
+
+
+def wanted(path, reference=False, frames=None, settings=None, fields=None, **long):
+    """What `run_sample.py` would be asked for with a path, settings and flags for long videos."""
+    given = dict(inputs=[path], reference=reference, frames=frames, long=long)
+    given |= dict(settings=settings or {}, fields=fields or {})
+    return SimpleNamespace(**given, control=None, size=None, limit=None)

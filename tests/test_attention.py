@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cosmos_jax import sharding
-from cosmos_jax.models import attention
+from cosmos_jax.models import attention, view_attention
 
 pytestmark = pytest.mark.core
 
@@ -76,39 +76,52 @@ def backward_kernel(scale, *how_and_kept):
     return dq, dk, jnp.einsum("bnlm,blnk->bmnk", weights, dy), None
 
 
-def test_keys_past_the_last_tile_get_their_gradients(monkeypatch):
+@pytest.mark.parametrize("by_head", [False, True])
+@pytest.mark.parametrize("keys, parts", [(7, [4, 3]), (8, [8])])
+def test_many_keys_get_their_gradients(monkeypatch, keys, parts, by_head):
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-    q, k, v, dy = (jnp.asarray(draw(2, 7, 3, 4, seed=i)) for i in range(4))
+    q, dy = (jnp.asarray(draw(2, 5, 3, 4, seed=i)) for i in range(2))
+    k, v = (jnp.asarray(draw(2, keys, 3, 4, seed=i)) for i in range(2, 4))
     plain_xla = functools.partial(jax.nn.dot_product_attention, implementation="xla")
     wanted, pull = jax.vjp(plain_xla, q, k, v)
-    runs = []
+    forward, backward = [], []
 
     def counted(*args, **options):
-        runs.append(args[1].shape[1])
+        forward.append(args[1].shape[1])
         return forward_kernel(*args, **options)
 
+    def counted_back(*args):
+        backward.append(args[-1].shape[2])
+        return backward_kernel(*args)
+
     monkeypatch.setattr(cudnn, "dot_product_attention", counted)
-    monkeypatch.setattr(cudnn, "_dot_product_attention_bwd_rule", backward_kernel)
+    monkeypatch.setattr(cudnn, "_dot_product_attention_bwd_rule", counted_back)
     monkeypatch.setattr(attention, "CUDNN_TILE", 4)
-    ours, pull_ours = jax.vjp(attention._cudnn_uneven, q, k, v)
+    ours, pull_ours = jax.vjp(lambda *qkv: attention._cudnn_many_keys(*qkv, by_head), q, k, v)
     close(ours, wanted)
     for grad, right in zip(pull_ours(dy), pull(dy), strict=True):
         close(grad, right)
-    assert runs == [4, 3]
+    assert forward == parts
+    assert backward == ([1, 1, 1] if by_head else [3])
 
 
 @pytest.mark.parametrize("remat, runs", [("attention", 2), ("full", 4)])
-def test_what_is_kept_of_the_two_parts_spares_their_kernels(monkeypatch, remat, runs):
+@pytest.mark.parametrize("backend, backward", [("cudnn", 1), ("cudnn_by_head", 2)])
+def test_what_is_kept_of_the_two_parts_spares_their_kernels(
+    monkeypatch, remat, runs, backend, backward
+):
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
+    monkeypatch.setattr(attention, "MANY_KEYS", 256)
     q = jnp.zeros((1, 300, 2, 64), jnp.bfloat16)
-    block = jax.checkpoint(attention._cudnn_uneven, policy=attention.REMAT[remat])
+    attend = functools.partial(attention.kernel, backend=backend)
+    block = jax.checkpoint(attend, policy=attention.REMAT[remat])
     jaxpr = str(jax.make_jaxpr(jax.grad(lambda q: block(q, q, q).sum()))(q))
     assert jaxpr.count("= dot_product_attention_fwd_wrapper[") == runs
-    assert jaxpr.count("= dot_product_attention_bwd_wrapper[") == 1
+    assert jaxpr.count("= dot_product_attention_bwd_wrapper[") == backward
 
 
 def test_text_attention_sees_the_text_of_its_own_view():
@@ -125,14 +138,14 @@ VIEW_IDS = ((0, 1, 3), (2, 3, 0))
 SEEN = (((1,), (0,), ()), ((2, 1), (), (0,)))
 
 
-def view_attention(q, k, v):
-    found = attention.find_neighbours(jnp.array(VIEW_IDS), NEIGHBOURS)
-    return attention.view_attention(q, k, v, found, backend="xla")
+def across_views(q, k, v):
+    found = view_attention.find_neighbours(jnp.array(VIEW_IDS), NEIGHBOURS)
+    return view_attention.view_attention(q, k, v, found, backend="xla")
 
 
 def test_view_attention_sees_the_same_frame_of_the_neighbours():
     q, k, v = queries(v=3)
-    ours = view_attention(*map(jnp.asarray, (q, k, v)))
+    ours = across_views(*map(jnp.asarray, (q, k, v)))
     for b, view, t, n in np.ndindex(2, 3, 2, 2):
         mine = ours[b, view, t, :, :, n].reshape(-1, 4)
         if not SEEN[b][view]:
@@ -145,7 +158,7 @@ def test_view_attention_sees_the_same_frame_of_the_neighbours():
 
 def test_views_without_neighbours_have_finite_gradients():
     q, k, v = map(jnp.asarray, queries(v=3))
-    grads = jax.grad(lambda *qkv: view_attention(*qkv).sum(), argnums=(0, 1, 2))(q, k, v)
+    grads = jax.grad(lambda *qkv: across_views(*qkv).sum(), argnums=(0, 1, 2))(q, k, v)
     assert all(np.isfinite(grad).all() for grad in grads)
     assert not grads[0][0, 2].any()
 
@@ -173,7 +186,7 @@ def test_a_mesh_changes_neither_result_nor_gradient(name):
     functions = {
         "joint": functools.partial(SELF, joint=True),
         "every": functools.partial(SELF, joint=False),
-        "across": view_attention,
+        "across": across_views,
         "text": functools.partial(attention.text_attention, backend="xla"),
     }
     if kind == "text":

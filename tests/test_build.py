@@ -214,6 +214,16 @@ def test_networks_that_cannot_be(changes, match):
         build.network(demo_values(**changes))
 
 
+def test_cudnn_goes_by_head_where_bits_must_be_the_same(monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1")
+    assert build.attention_backend("auto", "bfloat16") == "cudnn"
+    monkeypatch.setenv("XLA_FLAGS", "--xla_a=1 --xla_gpu_deterministic_ops=true")
+    assert build.attention_backend("auto", "bfloat16") == "cudnn_by_head"
+    assert build.attention_backend("cudnn", "bfloat16") == "cudnn_by_head"
+    assert build.attention_backend("auto", "float32") == "xla"
+
+
 @pytest.mark.parametrize(
     "kind",
     ["dct", "cosmos_jax.models.dct_codec", "cosmos_jax.models.nothing:DCTCodec", "json:Codec", ""],
@@ -250,6 +260,17 @@ def test_view_ids_must_lie_in_the_networks_table(tmp_path):
     values = demo_values(**given, data__cameras=(("cam_high", 7),))
     with pytest.raises(ValueError, match=r"cam_high has view id 7, and .* knows ids 0 to 6"):
         build.data(values, build.trainer(values), tmp_path / "rendered")
+
+
+def test_a_network_of_one_view_takes_one_camera(tmp_path):
+    recipe = importlib.import_module("experiments.predict25_video2world_nemo").get_config("tiny")
+    recipe.data.root = str(clips_on_disk.write_clips(tmp_path / "clips"))
+    values = build.check_config(recipe)
+    with pytest.raises(ValueError, match="has 3 cameras, and the network knows 1; choose"):
+        build.data(values, build.trainer(values), tmp_path)
+    values["data"]["cameras"] = "cam_high"
+    found = build.data(values, build.trainer(values), tmp_path)
+    assert found.train.cameras == (("cam_high", 0),)
 
 
 def test_network_and_data_must_agree_on_control(tmp_path):

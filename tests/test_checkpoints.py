@@ -113,7 +113,7 @@ def test_retention_and_the_name_of_the_latest(tmp_path):
 
 @pytest.mark.core
 def test_the_best_stays(tmp_path):
-    scores = {1: 3.0, 2: 1.0, 3: None, 4: 1.0, 5: 2.0, 6: None, 7: None}
+    scores = {1: float("nan"), 2: 1.0, 3: None, 4: 1.0, 5: 2.0, 6: None, 7: None}
     with checkpoints.Checkpoints(tmp_path, MODEL, keep_last=2, best="val/loss") as writer:
         for step, score in scores.items():
             metrics = {} if score is None else {"val/loss": score}

@@ -17,7 +17,7 @@ from converters import cv8x8x8 as names
 from converters.parity_checks import tokenizer
 from converters.parity_checks.golden import Golden, Options
 from converters.stored import in_memory
-from cosmos_jax import sharding
+from cosmos_jax import build, sharding
 from cosmos_jax.models import cv8x8x8
 from cosmos_jax.models.cv8x8x8 import CV8x8x8
 
@@ -72,6 +72,32 @@ def random_params(codec, seed=0):
 @pytest.fixture(scope="module")
 def params():
     return random_params(SMALL)
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("frames", [1, 5, 9, 18, 27])
+def test_a_clips_latents_are_counted_before_it_is_coded(params, frames):
+    coded = jax.eval_shape(SMALL.encode, params, clips((1, 1, frames, 8, 8, 3)))
+    assert coded.shape[2] == SMALL.latent_frames(frames)
+    assert build.latent_shape(SMALL, frames, (8, 8))[0] == coded.shape[2]
+
+
+@pytest.mark.core
+@pytest.mark.parametrize(
+    ("frames", "fault"),
+    [
+        (0, r"num_frames=0 must be 1 \+ 4 k"),
+        (7, r"num_frames=7 must be 1 \+ 4 k"),
+        (13, "num_frames=13: CV8x8x8 codes 9 frames together, so give up to 9, or 18, 27"),
+        (10, "num_frames=10: CV8x8x8 codes 9 frames"),
+    ],
+)
+def test_clips_that_no_chunks_hold(frames, fault):
+    """13 is 1 + 4 k, and 9 frames a chunk do not make it."""
+    with pytest.raises(ValueError, match=fault):
+        build.latent_shape(SMALL, frames, (8, 8))
+    with pytest.raises(ValueError, match=f"{frames} frames"):
+        jax.eval_shape(SMALL.encode, like(SMALL)["params"], clips((1, 1, frames, 8, 8, 3)))
 
 
 @pytest.mark.core

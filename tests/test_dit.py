@@ -14,7 +14,7 @@ from flax import traverse_util
 from converters.parity_checks import networks
 from converters.parity_checks.golden import Golden, Options
 from cosmos_jax import sharding
-from cosmos_jax.models import layers, rope
+from cosmos_jax.models import attention, layers, rope
 from cosmos_jax.models.dit import DiT, DiTConfig
 from cosmos_jax.pretrained import control_from_trunk
 
@@ -339,6 +339,21 @@ def test_the_kernel_of_self_attention_does_not_run_twice(monkeypatch, remat, aga
     assert names.count("dot_product_attention_bwd_wrapper") == 2
     # Forward: self and text. Backward: text, and self if nothing is kept.
     assert names.count("dot_product_attention_fwd_wrapper") == 3 + again
+
+
+def test_deterministic_kernels_are_all_numbered(monkeypatch):
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
+    monkeypatch.setattr(attention, "CUDNN_TILE", 4)
+    monkeypatch.setattr(attention, "MANY_KEYS", 7)  # self-attention has 8, the text 5
+    changes = dict(attention="cudnn_by_head", text_attention="cudnn_by_head", dtype="bfloat16")
+    config = dataclasses.replace(CROSS, **changes, width=32, text_features=6)
+    kernels = [e for e in equations(gradient_jaxpr(config)) if "bwd_wrapper" in e.primitive.name]
+    # To itself head by head, to the neighbours, to the text; in the trunk and the control branch.
+    assert len(kernels) == 2 * (config.heads + 2)
+    assert len({kernel.params["seed"] for kernel in kernels}) == len(kernels)
 
 
 # Placement on a mesh.

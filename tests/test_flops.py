@@ -9,7 +9,9 @@ import pytest
 import tiny
 from jax.interpreters import partial_eval
 
-from cosmos_jax import build, flops, flops_vae
+from cosmos_jax import build, flops, flops_codecs, flops_cv8x8x8, flops_vae
+from cosmos_jax.models.cv8x8x8 import CV8x8x8
+from cosmos_jax.models.dct_codec import DCTCodec
 from cosmos_jax.models.dit import DiT
 from cosmos_jax.models.wan_vae import WanVAE
 
@@ -220,3 +222,40 @@ def test_the_smallest_autoencoder_by_hand():
     decode += 2 * 2 * 3 * 3 * 8 * 16 + full * 9 * 8 * 4
     decode += full * (2 * 2 * 27 * 4 * 4 + 27 * 4 * 3)
     assert flops_vae.decode(vae, (3, 2, 3)) == flops.Count(2 * decode, attention)
+
+
+THIN = CV8x8x8(channels=4, num_res_blocks=1)
+TOKENIZERS = {
+    "as published, thin": THIN,
+    "more blocks": dataclasses.replace(THIN, num_res_blocks=2, latent_channels=3, z_channels=5),
+    "smaller patches": dataclasses.replace(
+        THIN, channels_mult=(1, 2, 1), patch=2, spatial=4, temporal=4, chunk=3
+    ),
+    "rows alone": dataclasses.replace(
+        THIN, channels_mult=(1, 2, 2), patch=2, spatial=8, temporal=2, chunk=4
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("latent_frames", ["one", "a chunk", "three chunks"])
+def test_the_tokenizer_is_the_products_of_its_programs(name, latent_frames):
+    codec = TOKENIZERS[name]
+    frames = {"one": 1, "a chunk": codec.chunk_frames}.get(latent_frames, 3 * codec.chunk_frames)
+    size = 2 * codec.spatial, 3 * codec.spatial
+    params = jax.eval_shape(codec.init, jax.random.key(0))
+    video = jax.ShapeDtypeStruct((1, 1, frames, *size, 3), jnp.float32)
+    latents = jax.eval_shape(codec.encode, params, video)
+    held = products(jax.make_jaxpr(codec.encode)(params, video).jaxpr)
+    assert flops_cv8x8x8.encode(codec, (frames, *size)).forward == held
+    held = products(jax.make_jaxpr(codec.decode)(params, latents).jaxpr)
+    assert flops_cv8x8x8.decode(codec, latents.shape[2:5]).forward == held
+
+
+def test_every_codec_is_counted_as_its_kind_is():
+    shape, latents = (57, 480, 848), (8, 60, 106)
+    published = flops_codecs.encode(CV8x8x8(), shape)
+    assert published.forward == pytest.approx(7.1e12, rel=0.05)
+    assert flops_codecs.encode(WanVAE(), shape) == flops_vae.encode(WanVAE(), shape)
+    assert flops_codecs.decode(CV8x8x8(), latents) == flops_cv8x8x8.decode(CV8x8x8(), latents)
+    assert flops_codecs.decode(DCTCodec(), latents).forward == 0  # a stand-in

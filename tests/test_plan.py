@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import pathlib
 import re
 
@@ -22,6 +23,7 @@ from experiments import transfer25_robotics_edge
 
 PERFORMANCE = pathlib.Path(__file__).parents[1] / "docs" / "performance.md"
 GIB = 2**30
+TEXT_WIDTHS = {"transfer25_robotics_edge": 100_352, "predict1_av_multiview_waymo": 1024}
 
 
 def changed(values, **changes):
@@ -30,8 +32,8 @@ def changed(values, **changes):
 
 
 @functools.cache
-def full_size():
-    config = transfer25_robotics_edge.get_config()
+def full_size(recipe="transfer25_robotics_edge"):
+    config = importlib.import_module(f"experiments.{recipe}").get_config()
     return build.check_config(config)
 
 
@@ -46,7 +48,7 @@ def tiny():
 def memory_of(row: Row):
     """The plan of a measured step, by all that it depends on."""
     values = changed(
-        full_size(),
+        full_size(row.recipe),
         trainable=row.trainable,
         remat=row.remat,
         offload_optimizer=row.offload,
@@ -54,7 +56,7 @@ def memory_of(row: Row):
         data__batch_size=row.batch,
         mesh=dict(zip(("data", "fsdp", "context"), row.mesh)),
     )
-    planned = plan_system.system(values, None, cached=(512, 100_352))
+    planned = plan_system.system(values, None, cached=(512, TEXT_WIDTHS[row.recipe]))
     assert planned.sizes.tokens(row.clip[0]) == row.clip[2]
     return planned.memory(row.clip[0])
 
@@ -256,3 +258,24 @@ def test_the_command_refuses(tmp_path):
     said = commands.error_of("run_train.py", *demo, "--plan=compile", "--plan_devices=2")
     assert "drop --plan_devices" in said
     assert "compile" in commands.error_of("run_train.py", *demo, "--plan=guess")
+    said = commands.error_of("run_train.py", *demo, "--plan", "--config.preview.weights=('all',)")
+    assert "'all' is none of" in said
+
+
+def test_held_out_clips_that_a_run_would_miss_are_an_error(tmp_path):
+    clips_on_disk.write_clips(tmp_path, (10, 11, 12), ("cam_high",), "control_input_edge")
+    given = dict(data__root=str(tmp_path), data__cameras="all")
+
+    def ask(**changes):
+        plan_sources.data(plan_system.system(changed(tiny(), **given | changes), 1))
+
+    ask(validation__clips=4, preview__clips=4)
+    with pytest.raises(ValueError, match="5 clips are wanted for validation and the split holds 4"):
+        ask(validation__clips=5)
+    with pytest.raises(ValueError, match=r"config.preview.clips=5 must lie in 1..4"):
+        ask(validation__clips=4, preview__clips=5)
+    with pytest.raises(ValueError, match="'val/los' is none of val/loss"):
+        ask(checkpoint__best="val/los")
+    with pytest.raises(ValueError, match=r"best needs config.validation.every"):
+        ask(checkpoint__best="val/loss", validation__every=0)
+    ask(validation__every=0, preview__clips=0, validation__clips=5)

@@ -56,7 +56,7 @@ def test_schedules_and_conditions_equal_the_reference():
     assert all(row.ok for row in rows) and len(rows) == 10, rows
     assert golden.not_compared() == ["lr/two_cycles", "lr/two_cycles_cosine"]  # of no known cycles
     _, rows = compared("glue", predict1_sampling.check_glue)
-    assert all(row.ok for row in rows) and len(rows) == 17, rows
+    assert all(row.ok for row in rows) and len(rows) == 21, rows
 
 
 @pytest.mark.core

@@ -11,7 +11,16 @@ import jax
 import numpy as np
 import pytest
 
-from cosmos_jax import build, build_sample, build_weights, plan, preview, resume, sharding
+from cosmos_jax import (
+    build,
+    build_sample,
+    build_weights,
+    plan,
+    plan_system,
+    preview,
+    resume,
+    sharding,
+)
 from cosmos_jax.data import video
 from cosmos_jax.data.layouts import DataConfig
 from experiments import predict1_av_multiview_waymo as recipe
@@ -112,6 +121,19 @@ def test_eight_devices_of_80_gib_hold_it():
     assert plan.memory_table(offloaded, 5)[plan.IN_ALL] < 80
 
 
+def test_the_plan_counts_the_tokenizer():
+    planned = plan_system.system(values_of("default"), 8)
+    lines = "\n".join(plan._work(planned, (5,), None))
+    assert "8,125.2 TFLOP of the model a step, 35.839 of the video encoder" in lines
+    assert "s of video encoding at the speed of the Wan2.1 VAE (this tokenizer's was not" in lines
+
+
+def test_clips_that_the_tokenizer_does_not_hold_are_refused_at_start():
+    assert system(values_of("default", data__num_frames=114))[2].latents == (16, 60, 106, 16)
+    with pytest.raises(ValueError, match="num_frames=121: CV8x8x8 codes 57 frames together"):
+        system(values_of("default", data__num_frames=121))
+
+
 # ---- Training.
 
 
@@ -163,6 +185,13 @@ def test_the_tiny_variant_trains_on_five_cameras(trained):
     assert len(set(per_view)) == 5 and np.isfinite(per_view).all()
     samples = {path.name for path in (workdir / "samples" / "step_000004").glob("*.mp4")}
     assert samples >= {"sample_00_compare_regular.mp4", "sample_00_compare_ema.mp4"}
+
+
+def test_cameras_without_their_ids_are_an_error(clips, tmp_path):
+    """Published ids of Waymo's cameras are not those of the network that is kept."""
+    names = "--config.data.cameras=pinhole_front,pinhole_front_left"
+    said = commands.error_of("run_train.py", *arguments(clips, tmp_path / "run", "tiny", names))
+    assert "data.cameras=('pinhole_front,pinhole_front_left',): write pairs, (('CAMERA'" in said
 
 
 def test_a_run_that_was_stopped_ends_with_the_same_bits(clips, trained, tmp_path):
@@ -275,6 +304,11 @@ def test_five_views_are_sampled_from_prompts(trained, tmp_path):
         view = cells[row][column]
         want = 0 if view is None else frames(output / "0" / f"{CAMERAS[view]}.mp4")
         assert np.abs(cell - want).mean() < 8  # both are compressed
+    second = tmp_path / "second"
+    commands.run("run_sample.py", *given, f"--output={second}", "--max_samples=1", "--solver=2ab")
+    told = json.loads((second / "0.json").read_text())
+    assert (told["settings"]["solver"], told["evaluations"]) == ("2ab", 3)
+    assert np.abs(frames(second / "0_grid.mp4") - grid).max() > 8
     error = commands.error_of(
         "run_sample.py", *given, f"--output={tmp_path / 'x'}", "--num_conditional_frames=1"
     )

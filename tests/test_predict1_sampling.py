@@ -90,26 +90,20 @@ def both_branches(data: Batch) -> tuple[Batch, jax.Array]:
     return wide, jnp.concatenate([data.text, jnp.zeros_like(data.text)])
 
 
-def test_steps_one_by_one_give_what_the_compiled_loop_gives():
-    """`sample_edm.denoise` is compared with the reference's numbers."""
+def in_one_loop(rows, start):
+    """What `sample_edm.denoise` makes, which is compared with the reference's numbers."""
     data, noise = batch(1), sample.initial_noise(5, b=1, v=2, t=2, h=4, w=4, c=4)
     wide, text = both_branches(data)
     mask = jnp.zeros((2, 2, 2))
     network = train.bind(Predict1(CONFIG), variables(CONFIG), wide, text, mask, 1.0)
+    how = dict(start=start, data=0.5, dtype="float32")
+    denoise = functools.partial(sample_edm.denoise, network, **how)
+    return jax.jit(lambda noise: denoise(noise, data.latents, mask[:1], rows, GUIDANCE))(noise)
+
+
+def test_steps_one_by_one_give_what_the_compiled_loop_gives():
     rows = edm_solvers.euler(edm_solvers.sigmas(STEPS, lowest=edm_solvers.EULER_MIN))
-    wanted = jax.jit(
-        lambda noise: sample_edm.denoise(
-            network,
-            noise,
-            data.latents,
-            mask[:1],
-            rows,
-            GUIDANCE,
-            start=edm_solvers.euler_start(),
-            data=0.5,
-            dtype="float32",
-        )
-    )(noise)
+    wanted = in_one_loop(rows, edm_solvers.euler_start())
     np.testing.assert_allclose(one(), wanted, atol=1e-4)
     assert np.abs(one() - one(guidance=0.0)).max() > 1e-2
 
@@ -159,11 +153,34 @@ def test_a_step_may_reuse_the_last_guess():
     assert 0 < np.std(cached - whole) < 0.2 * np.std(whole)
 
 
+@pytest.mark.parametrize("name", edm_solvers.EVALUATIONS)
+def test_the_training_sides_solvers_sample_too(name):
+    """From 80 times the noise to 0.002, and once more; in full precision between steps."""
+    levels = edm_solvers.sigmas(8 // edm_solvers.EVALUATIONS[name] + 1, lowest=0.002)
+    wanted = in_one_loop(edm_solvers.res(name, levels), 80.0)
+    run = Run(CONFIG, dict(data=1), num_steps=8, solver=name)
+    np.testing.assert_allclose(run.latents(), wanted, atol=1e-4)
+    assert run.generator.evaluations == 9
+    assert np.abs(one(num_steps=8) - wanted).max() > 1e-3
+    half = build_sample.solver(trainer(dataclasses.replace(CONFIG, dtype="bfloat16"))).named(name)
+    row = jax.tree.map(lambda column: column[0], half.rows(8, False))
+    noise = jax.random.normal(jax.random.key(0), (1, 2, 2, 4, 4, 4))
+    x = half.step(half.start(noise), 0.3 * noise, row).x
+    assert np.any(x != x.astype(jnp.bfloat16).astype(jnp.float32))
+
+
 @pytest.mark.core
 def test_solvers_say_what_they_cannot_do():
     solver = build_sample.solver(trainer())
     with pytest.raises(ValueError, match="karras chooses a schedule of rectified flow"):
         SampleConfig(karras=True).steps(solver)
+    with pytest.raises(ValueError, match="solver='3ab' is none of euler, 1euler, 2ab"):
+        SampleConfig(solver="3ab").steps(solver)
+    with pytest.raises(ValueError, match=r"'2mid' must be one of .* two levels up"):
+        SampleConfig(solver="2mid", num_steps=1).steps(solver)
+    flow = sample.FlowSolver(train.Process(), CONFIG)
+    with pytest.raises(ValueError, match="solver='2ab': models of rectified flow have UniPC"):
+        SampleConfig(solver="2ab").steps(flow)
     assert solver.guidance_excess == 0  # the published g is ours
     assert not solver.takes_given and build_sample.solver(trainer(MASKED)).takes_given
 

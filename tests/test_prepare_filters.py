@@ -1,7 +1,12 @@
 """Control videos from RGB: the filters against OpenCV's arrays, and the commands that use them."""
 
 import itertools
+import os
 import pathlib
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -217,6 +222,36 @@ def test_blur_in_two_processes(root):
     assert streams.comment_of(str(path)).startswith("cosmos_jax blur strength=medium, of ")
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_no_process_outlives_a_stopped_command(root, how):
+    """Ctrl-C goes to all processes of the terminal, a kill to one."""
+    for path in (root / "videos").rglob("*.mp4"):
+        video_writer.write_video(path, moving(400), 10, crf=10)
+    command = [sys.executable, "-m", "cosmos_jax.prepare", "blur", f"--root={root}", "--workers=2"]
+    process = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while len(list(root.rglob("*.partial"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.05)
+    if how == signal.SIGINT:
+        os.killpg(process.pid, how)
+    else:
+        process.kill()
+    assert process.wait(30) == -how
+    begun = time.monotonic()
+    while members(process.pid):
+        assert time.monotonic() - begun < 30, members(process.pid)
+        time.sleep(0.05)
+
+
+def members(group):
+    """The processes of a group that have not ended."""
+    found = subprocess.run(["ps", "-A", "-o", "pgid=,stat="], capture_output=True, text=True)
+    rows = [line.split() for line in found.stdout.splitlines()]
+    return [stat for pgid, stat in rows if int(pgid) == group and not stat.startswith("Z")]
+
+
 def test_a_damaged_source_stops_no_other(root):
     bad = root / "videos" / "cam_high" / "ep_1.mp4"
     bad.write_bytes(bad.read_bytes()[:700])
@@ -269,6 +304,13 @@ def test_help_says_what_a_command_does(command):
     said = run(PREPARE, command, "--help").out
     assert f"\n    python -m cosmos_jax.prepare {command} --root=" in said
     assert "\n  --root: " in said
+    assert ("\n  --workers: " in said) == (command in ("edges", "blur"))
+
+
+@pytest.mark.parametrize("command", ["text", "latents"])
+def test_help_of_a_command_with_a_recipe_lists_its_flags(command):
+    said = run(PREPARE, command, "--help").out
+    assert "\n  --config: " in said and "\n  --root: " in said
 
 
 @pytest.mark.core

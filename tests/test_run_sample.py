@@ -11,6 +11,7 @@ import pytest
 
 from cosmos_jax.data import video, video_writer
 from cosmos_jax.models.dct_codec import DCTCodec
+from cosmos_jax.sampling import checkpoints, outputs
 
 CAMERAS = ("camera_000", "camera_180")
 CONTROL = "control_input_hdmap_bbox"
@@ -100,6 +101,7 @@ def test_the_same_command_goes_on_and_another_is_refused(sampled):
     before = {path: path.stat().st_mtime_ns for path in sampled.rglob("*.mp4")}
     done = commands.run("run_sample.py", *arguments)
     assert done.out.count("is there already") == 2
+    assert "weights " not in done.out and "text " not in done.out  # neither is read
     assert {path: path.stat().st_mtime_ns for path in sampled.rglob("*.mp4")} == before
     error = commands.error_of("run_sample.py", *arguments, "--num_steps=3")
     assert "holds the samples of another run (other samples)" in error
@@ -299,6 +301,17 @@ def test_several_checkpoints_make_the_same_samples_and_are_compared(tmp_path):
     one = f"--checkpoint={commands.trained() / 'checkpoints' / '2'}"
     error = commands.error_of("run_sample.py", one, *command(tmp_path / "x", "--checkpoints=4")[1:])
     assert "--checkpoints=4: give the run, " in error
+    # What is finished and measured is neither sampled nor measured again; a lost video is both.
+    again = commands.run("run_sample.py", *arguments)
+    assert again.out.count("is there already") == 2 and "mean place" not in again.out
+    (output / "step_000004" / "episode_0000.png").unlink()
+    again = commands.run("run_sample.py", *arguments)
+    assert again.out.count("weights ") == 1 and "mean place" in again.out
+    # Another run takes its place, in the folder itself.
+    commands.run("run_sample.py", *command(output, "--max_samples=1", "--overwrite"))
+    kept = {path.name for path in output.iterdir()}
+    assert not kept & {"step_000002", "step_000004", "metrics.json"}
+    assert "step_000004" not in (output / "gallery.html").read_text("utf-8")
 
 
 def test_exported_weights_make_the_same_videos(sampled, tmp_path):
@@ -311,6 +324,8 @@ def test_exported_weights_make_the_same_videos(sampled, tmp_path):
         ours = frames(tmp_path / "videos" / "episode_0000" / f"{camera}.mp4")
         theirs = frames(sampled / "episode_0000" / f"{camera}.mp4")
         assert np.abs(ours - theirs).max() <= 2
+    again = commands.run("run_sample.py", f"--checkpoint={weights}", *arguments, *experiment)
+    assert "is there already" in again.out and "weights " not in again.out
     given = [f"--checkpoint={weights}", *command(tmp_path / "other")[1:]]
     error = commands.error_of("run_sample.py", *given, *experiment, f"--checkpoints={weights}x")
     assert f"{weights}x: no such weights" in error
@@ -350,14 +365,80 @@ def test_a_guardrail_sees_prompts_and_frames(tmp_path):
     assert not (output / "episode_0000").exists()
 
 
-def test_the_reference_writes_views_one_after_another(tmp_path, folder):
-    for kind in ("captions", "videos"):
-        shutil.rmtree(folder / kind)
-    output = tmp_path / "videos"
-    error = commands.error_of(
-        "run_sample.py", *command(output, "--compat=reference", folder=folder)
-    )
+def test_the_reference_names_files_as_the_robotics_sampler(tmp_path, folder):
+    arguments = command(tmp_path / "videos", "--compat=reference", folder=folder)
+    error = commands.error_of("run_sample.py", *arguments)
     assert "no published prefix for camera 'camera_000'" in error
+    robot = {"camera_000": "cam_high", "camera_180": "cam_left_wrist"}
+    for kind in (CONTROL, "videos", "captions"):
+        for path in (folder / kind).iterdir():
+            path.rename(path.with_name(robot[path.name]))
+    weights = tmp_path / "model.safetensors"
+    commands.run("converters/convert.py", f"--source={commands.trained()}", f"--target={weights}")
+    names = f"--config.data.cameras={','.join(robot.values())}"
+    arguments += ["--max_samples=1", "--num_conditional_frames=2", *commands.demo(), names]
+    commands.run("run_sample.py", f"--checkpoint={weights}", *arguments[1:])
+    output, name = tmp_path / "videos", "episode_0000"
+    sizes = {f"{name}_{kind}.mp4": (32, 96) for kind in ("generated", "control")}
+    sizes |= {f"{name}_views/{camera}.mp4": (32, 48) for camera in robot.values()}
+    told = json.loads((output / f"{name}.json").read_text("utf-8"))
+    assert sorted(told["files"]["reference"]) == sorted(sizes)
+    for file, size in sizes.items():
+        info = video.probe(output / file)
+        assert (info.size, info.frames, float(info.fps)) == (size, 5, 10)
+    assert [view["given"] for view in told["request"]["views"]] == [5, 5]  # two latent frames
+    shown = frames(output / f"{name}_views" / "cam_high.mp4")
+    grid = frames(output / f"{name}_generated.mp4")
+    assert np.abs(grid[:, :, :48] - shown).mean() < 6
+
+
+def test_overwriting_removes_what_the_earlier_run_says_it_wrote_and_nothing_else(
+    sampled, tmp_path, folder
+):
+    output = shutil.copytree(sampled, tmp_path / "videos")
+    mine = [output / "notes.txt", output / "notes.json", output / "episode_0001" / "mine.mp4"]
+    mine.append(output / "episode_0000" / "mine.mp4")
+    shutil.copytree(sampled, output / "apart")  # the output of another run
+    mine += (output / "apart").rglob("*.*")
+    for path in mine[:4]:
+        path.write_text("{}")
+    shutil.rmtree(folder / "videos")
+    arguments = command(output, "--max_samples=1", "--overwrite", "--control_weight=0.5")
+    commands.run("run_sample.py", *arguments[:1], f"--input={folder}", *arguments[2:])
+    assert all(path.is_file() for path in mine)
+    left = {str(path.relative_to(output)) for path in output.rglob("*.*")}
+    left = {path for path in left if not path.startswith("apart")}
+    assert left == {
+        *("notes.txt", "notes.json", "run.json", "gallery.html"),
+        *("episode_0001/mine.mp4", "episode_0000/mine.mp4"),
+        *(f"episode_0000.{kind}" for kind in ("json", "png")),
+        *(f"episode_0000_{kind}.mp4" for kind in ("grid", "control")),
+        *(f"episode_0000/{kind}{c}.mp4" for kind in ("", "control/") for c in CAMERAS),
+    }
+    assert "episode_0001" not in (output / "gallery.html").read_text("utf-8")
+
+
+def test_weights_are_told_apart_without_reading_them(tmp_path):
+    held = commands.trained() / "checkpoints"
+    copied = shutil.copytree(held, tmp_path / "checkpoints")  # with the times of the files
+    of_files = checkpoints.of_files
+    assert of_files(held / "4") == of_files(copied / "4") != of_files(held / "2")
+    next(path for path in sorted((copied / "4").rglob("*")) if path.is_file()).touch()
+    assert of_files(held / "4") != of_files(copied / "4")
+
+
+def test_a_sidecar_names_no_file_outside_its_folder(tmp_path):
+    output, beside = tmp_path / "videos", tmp_path / "beside.mp4"
+    output.mkdir()
+    names = ["../beside.mp4", str(beside), "a.mp4", "gone.mp4", "a/view.mp4"]
+    (output / "a").mkdir()
+    for path in (beside, output / "a.mp4", output / "a" / "view.mp4"):
+        path.touch()
+    held = {"name": "a", "fingerprint": "", "weights": {}, "files": {"views": names}}
+    (output / "a.json").write_text(json.dumps(held))
+    (output / "b.json").write_text(json.dumps(held))  # not under its name
+    assert outputs.remove(output / "a.json") and not outputs.remove(output / "b.json")
+    assert beside.is_file() and [path.name for path in output.iterdir()] == ["b.json"]
 
 
 def test_a_plan_reads_no_weights_and_writes_nothing(tmp_path):

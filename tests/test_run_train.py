@@ -2,7 +2,6 @@
 
 import os
 import random
-import runpy
 import shutil
 import time
 
@@ -10,7 +9,7 @@ import commands
 import numpy as np
 import pytest
 
-from cosmos_jax import checkpoints
+from cosmos_jax import checkpoints, stopped
 from cosmos_jax.data import video
 
 KEYS = {
@@ -237,12 +236,14 @@ def test_a_loss_that_is_not_finite_stops_the_run(halfway, tmp_path):
 
 
 def test_a_stopped_run_says_what_is_kept():
-    stopped = runpy.run_path(str(commands.REPOSITORY / "run_train.py"))["stopped"]
-    assert "of step 5 is inf; stopped. No checkpoint was written yet. Lower" in stopped(
-        5, float("inf"), None
-    )
-    assert "step 4 is kept; delete it if it gives this loss again. Lower" in stopped(5, 0.0, 4)
-    assert "step 3 is kept. Lower" in stopped(5, 0.0, 3)
+    inf, nan = float("inf"), float("nan")
+    first = stopped.message(5, inf, None)
+    assert "of step 5 is inf; stopped. No checkpoint was written yet. Lower" in first
+    assert "step 4 is kept; delete it if this comes again. Lower" in stopped.message(5, nan, 4)
+    assert "step 3 is kept. Lower" in stopped.message(5, nan, 3)
+    skipped = stopped.message(30, 1.5, 20)  # a loss like any other: it was the gradient
+    assert skipped.startswith("too many steps in a row, up to 30, were skipped; stopped. ")
+    assert "loss" not in skipped
 
 
 def test_a_full_disk_keeps_the_previous_checkpoint(halfway, tmp_path):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -163,20 +162,10 @@ def test_the_reference_has_its_own_ways(files):
     assert request.model_fps == 30
 
 
-def wanted(path, reference=False, frames=None, **long):
-    """What `run_sample.py` would be asked for with a specification and flags for long videos."""
-    names = ["control", "size", "limit"]
-    plain = SimpleNamespace(inputs=[path], reference=reference, frames=frames, long=long)
-    plain.settings, plain.fields = {}, {}
-    for name in names:
-        setattr(plain, name, None)
-    return plain
-
-
-def long_of(files, model=None, reference=False, **flags):
-    path = write(files, spec())
-    model = model or sampling_models.model(CAR, reference, **TRAINED)
-    (request,) = inputs.read(wanted(path, reference, **flags), model)
+def long_of(files, reference=False, held=None, **flags):
+    path = write(files, spec(**held or {}))
+    model = sampling_models.model(CAR, reference, **TRAINED)
+    (request,) = inputs.read(sampling_models.wanted(path, reference, **flags), model)
     return request
 
 
@@ -192,6 +181,25 @@ def test_flags_make_long_videos_of_a_specification(files):
         long_of(files, pixels=True)
     with pytest.raises(ValueError, match="both say how long"):
         long_of(files, frames=9, chunks=2)
+
+
+def test_one_chunk_of_a_long_video_is_a_clip_whose_views_may_be_given_frames_apart(files):
+    one = dict(enable_autoregressive=True, num_chunks=1, chunk_overlap=5)
+    request = long_of(files, held=one)
+    assert (request.long.chunks, request.long.overlap, request.model_fps) == (1, 5, None)
+    job = open_job(request, sampling_models.model(CAR, num_frames=9).config, True)
+    assert job.plan.starts == [0] and job.plan.frames == 9
+    own = {view: spec()[view] | {"num_conditional_frames_per_view": n} for view, n in GIVEN}
+    assert long_of(files, held=one | own).given == (1, 5)
+    assert long_of(files, reference=True, held=one).model_fps == 30
+    # A length that is said by a flag is made of chunks that overlap as the file says.
+    assert long_of(files, held=one, frames=9).long.overlap == 5
+    # One chunk is what --num_chunks=1 asks for, whatever the file says, and no other mode.
+    three = long_of(files, held=own | dict(enable_autoregressive=True, num_chunks=3), chunks=1)
+    assert three.long.chunks == 1 and three.given == (1, 5)
+
+
+GIVEN = (("front_wide", 1), ("cross_left", 5))
 
 
 BAD = {

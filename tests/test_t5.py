@@ -19,6 +19,7 @@ from tokenizers import pre_tokenizers, processors
 
 from converters import networks, rules, t5_files, weights
 from converters import t5 as names
+from converters.parity_checks import kinds
 from converters.parity_checks import t5 as parity
 from converters.parity_checks.golden import Golden, Options
 from converters.safetensors_files import write_safetensors
@@ -101,6 +102,15 @@ def test_buckets_are_those_of_transformers(count, far):
     )
     ours = t5.buckets(T5Config(buckets=count, max_distance=far), 200)
     np.testing.assert_array_equal(ours, theirs.numpy())
+
+
+@pytest.mark.core
+def test_files_that_name_the_token_table_twice_are_of_this_encoder():
+    file = Golden.load(GOLDENS / "t5_tiny.npz")
+    table = file["sd/shared.weight"]
+    twice = Golden(file.path, file.arrays | {"sd/encoder.embed_tokens.weight": table})
+    assert kinds.find_check(twice) is parity.check
+    assert all(row.ok for row in parity.check(twice, Options()))
 
 
 def test_ids_are_closed_cut_and_padded(tokenizer):
@@ -295,7 +305,7 @@ def test_what_is_written_is_what_the_guide_writes(tmp_path):
 
 @pytest.mark.core
 @pytest.mark.parametrize("protocol", [2, 4, 5])
-@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("listed", [True, False])
 def test_both_layouts_in_any_protocol(tmp_path, protocol, dtype, listed):
     rows = np.arange(2048, dtype=dtype).reshape(2, 1024)
@@ -318,7 +328,8 @@ class Evil:
         (np.zeros((1, 5, 1024), "f4"), r"axis too many: \(1, 5, 1024\)\. create_t5_embed_mv\.py"),
         (np.zeros((5, 4096), "f4"), r"\(5, 4096\), and .* get_t5_embeddings_from_waymo\.py writes"),
         (np.zeros((0, 1024), "f4"), r"an array \(0, 1024\)"),
-        (np.zeros((5, 1024), "f8"), "no array of float16 or float32"),
+        (np.zeros((5, 1024), "i4"), "no array of float16, float32 or float64"),
+        (np.zeros((5, 1024), ">f4"), "dtype float32 with parts or big-endian is not read"),
         ([np.zeros((5, 1024), "f4")] * 2, "nor a list of one"),
         ({"a": 1}, "nor a list of one"),
         (Evil(), "asks for pathlib.*it may hold code, and was refused"),

@@ -15,7 +15,7 @@ from cosmos_jax.models.dct_codec import DCTCodec
 from cosmos_jax.models.hashed_text import HashedText
 from cosmos_jax.train import Process, Trainer
 from cosmos_jax.types import Clip, TrainState
-from cosmos_jax.validation import Validation, read_clips
+from cosmos_jax.validation import Validation, check_best, check_clips, read_clips
 
 pytestmark = pytest.mark.core
 
@@ -169,6 +169,22 @@ def test_settings_out_of_range_are_refused(changes):
         ValidationConfig(**changes)
 
 
+def test_the_best_checkpoint_is_by_a_loss_that_there_is():
+    def check(best, cameras=("left", "right"), **changes):
+        check_best(best, ValidationConfig(**dict(clips=2, noises=2) | changes), cameras)
+
+    result = validation(Knowing(follows=True), noises=2)(STATE)
+    for name in result:
+        if "gap" not in name:
+            check(name)
+    check(None)
+    for wrong in ("val/los", "val/control_gap", "val/loss/view/front", "loss"):
+        with pytest.raises(ValueError, match=rf"best='{wrong}' is none of val/loss, .*view/left"):
+            check(wrong)
+    with pytest.raises(ValueError, match=r"best='val/loss/view/one' is none of val/loss$"):
+        check("val/loss/view/one", ("one",), clips=1)
+
+
 # ---- Which clips.
 
 
@@ -229,3 +245,28 @@ def test_a_count_that_the_split_or_the_batch_cannot_give_is_refused(tmp_path):
         read_clips(data, ValidationConfig(clips=3), range(2))
     with pytest.raises(ValueError, match=r"8 clips are wanted .* holds 6"):
         read_clips(data, ValidationConfig(clips=8), range(2))
+
+
+def test_clips_are_counted_as_they_are_read(tmp_path):
+    """What is refused without reading a clip is what reading them refuses, and nothing else."""
+    for number, changes in enumerate(
+        (
+            dict(),
+            dict(control=False),
+            dict(validation_fraction=None),
+            dict(validation_fraction=None, starts="first"),
+            dict(validation_fraction=None, starts="random"),
+            dict(validation_fraction=None, starts="first", episodes=1),
+        )
+    ):
+        data = data_set(tmp_path / str(number), batch=1, **changes)
+        for count in (1, 2, 4, 5, 6, 7):
+            config = ValidationConfig(clips=count)
+            told = []
+            for ask in (check_clips, lambda *given: read_clips(*given, range(1))):
+                try:
+                    ask(data, config)
+                    told.append(None)
+                except ValueError as error:
+                    told.append(str(error))
+            assert told[0] == told[1], (changes, count)

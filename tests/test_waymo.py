@@ -417,6 +417,14 @@ def test_others_are_converted_before_a_damaged_file_is_told(tmp_path):
 
 
 @pytest.mark.core
+def test_pictures_of_odd_size_are_told(tmp_path):
+    segment(tmp_path / "in", "1_2_3", size=(16, 33))
+    with pytest.raises(ValueError, match=r"pinhole_front has pictures of 16x33; H\.264 needs"):
+        waymo_videos.run(tmp_path / "in", tmp_path / "out", 1)
+    assert not list((tmp_path / "out").rglob("*.*"))
+
+
+@pytest.mark.core
 def test_sources_that_are_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"none is not there; name one"):
         waymo_videos.find(tmp_path / "none")

@@ -17,7 +17,7 @@ from converters.parity_checks.golden import (
     compare,
 )
 from converters.parity_checks.sampling import LIMIT
-from cosmos_jax import build_predict1, optim
+from cosmos_jax import build_predict1, optim, videos
 from cosmos_jax.diffusion import conditioning, edm, edm_solvers, guiding
 from cosmos_jax.models.predict1 import Predict1
 from cosmos_jax.types import round_to
@@ -34,6 +34,11 @@ SCHEDULES = (
 )
 ADAMW = ("betas", "clip_norm", "eps", "lr_factor", "weight_decay")
 SIGMA_DATA = 0.5
+CAMERAS = {
+    6: ("front", "left", "right", "back", "back_left", "back_right"),
+    5: ("front", "left", "right", "back_left", "back_right"),
+}
+"""The order of the published sampler's views, by their number."""
 
 Guess = Callable[[Any, Any], Any]
 
@@ -225,7 +230,7 @@ def _adamw(golden: Golden, settings: optim.OptimConfig) -> Iterator[Row]:
 
 
 def check_glue(golden: Golden, options: Options) -> Iterator[Row]:
-    """What the network is told with text and without, text dropout, and views as an axis."""
+    """What the network is told with text and without, text dropout, views as an axis, pictures."""
     cond, uncond = golden.named("conditioner/cond/"), golden.named("conditioner/uncond/")
     given = golden.named("conditioner/in/")
     given["crossattn_emb"] = given.pop("t5_text_embeddings")
@@ -248,3 +253,21 @@ def check_glue(golden: Golden, options: Options) -> Iterator[Row]:
     views = len(folded) // len(golden["fold/in_BC(VT)HW"])
     apart = np.moveaxis(by_view(golden["fold/in_BC(VT)HW"], views), -1, 2)
     yield compare("fold/out_(BV)CTHW", apart.reshape(folded.shape), folded, 0.0)
+    for name in sorted({name.split("/")[0] for name in golden.names("grid/")}):
+        yield from _pictures(golden.under(f"grid/{name}/"), int(name.removeprefix("V")))
+
+
+def _pictures(golden: Golden, count: int) -> Iterator[Row]:
+    """All views in one picture, and one after another; there numbers are truncated to levels.
+
+    Raises:
+        ValueError: a number of views that the published sampler does not have.
+    """
+    if count not in CAMERAS:
+        raise ValueError(f"{golden.prefix}: pictures are of {[*CAMERAS]} views")
+    pixels = np.clip(by_view(golden["decoded"], count)[0], -1, 1)
+    levels = np.round((pixels + 1) * 127.5).astype(np.uint8)
+    grid = videos.picture(CAMERAS[count], levels)
+    yield compare(f"{golden.prefix}grid_uint8_THWC", grid, golden["grid_uint8_THWC"], 1.0)
+    flat = np.concatenate(levels)
+    yield compare(f"{golden.prefix}flat_uint8_THWC", flat, golden["flat_uint8_THWC"], 1.0)

@@ -116,7 +116,8 @@ def _item(
         "video_crop": (pixels[:, :, y : y + 12, x : x + 16], 1.0),
         "video_downsampled4": (pixels[:, ::3, ::4, ::4], 1.0),
         "video_mean_c_t": (pixels.mean((2, 3), dtype=np.float64), 1e-2),
-        "fps": (clip.fps, 1e-4),
+        # There the rate of the files, here that of the frames which are read.
+        "fps": (clip.fps * (clips.config.stride or 1), 1e-4),
         "num_frames": (clips.config.num_frames, 0.0),
         "view_indices": (np.repeat(clip.view_ids, clips.config.num_frames), 0.0),
         "t5_shape": (text.shape, 0.0),

@@ -259,6 +259,8 @@ def choose_cameras(found: Sequence[str], cameras: CameraChoice, place: Path) -> 
         wanted = tuple((name, ids[name]) for name in names)
     elif isinstance(cameras, Mapping):
         wanted = tuple(sorted(cameras.items(), key=lambda item: item[1]))
+    elif any(isinstance(pair, str) for pair in cameras):  # whose ids would be a guess
+        raise ValueError(f"data.cameras={cameras}: write pairs, (('CAMERA', VIEW_ID), ...)")
     else:
         wanted = tuple((name, view) for name, view in cameras)
     absent = [name for name, _ in wanted if name not in found]

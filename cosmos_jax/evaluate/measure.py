@@ -319,7 +319,7 @@ def _train_distance(
     generated: np.ndarray, real: np.ndarray | None, train: np.ndarray | None
 ) -> Value:
     if train is None:
-        return absent("no training videos given")
+        return absent("no training videos given; see --train of cosmos_jax.evaluate")
     ours = float(nearest.distances(nearest.thumbnails(generated), train).mean())
     if real is None:
         return number(ours, "")

@@ -11,16 +11,16 @@ Where heads do not divide, keys and values are gathered instead.
 
 import functools
 import importlib
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 import einops
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from cosmos_jax import sharding
 from cosmos_jax.models import layers, rope
@@ -82,8 +82,9 @@ everything; queries, keys, values and the attention kernel's results; the kernel
 with the block's input in host memory; nothing."""
 
 
-BACKENDS = ("xla", "cudnn", "fa3")
+BACKENDS = ("xla", "cudnn", "cudnn_by_head", "fa3")
 CUDNN_TILE = 128  # cuDNN's forward is 7 % slower where the number of keys is no multiple of it
+MANY_KEYS = 32 * CUDNN_TILE  # where that, and what the backward kernel holds, begins to matter
 
 COMPILER_OPTIONS: dict[str, Any] = {"xla_gpu_enable_dynamic_slice_fusion": False}
 """For programs that differentiate "fa3": XLA would run its forward kernel a second time, in order
@@ -103,16 +104,19 @@ def kernel(
         q: queries.
         k: keys.
         v: values.
-        backend: "xla" (holds all l x m scores), "cudnn" (bfloat16 on NVIDIA GPUs; holds none) or
-            "fa3" (FlashAttention-3 of the package dew-flash-attn-cu13: bfloat16 on Hopper GPUs).
+        backend: "xla" (holds all l x m scores), "cudnn" (bfloat16 on NVIDIA GPUs; holds none),
+            "cudnn_by_head" (the same where XLA is to give the same bits every time) or "fa3"
+            (FlashAttention-3 of the package dew-flash-attn-cu13: bfloat16 on Hopper GPUs).
         lengths: how many of the keys count; None: all. FlashAttention-3 takes no lengths, and
             cuDNN stands in for it.
     """
     if backend == "fa3" and lengths is None:
         return importlib.import_module("dew_flash_attn").flash_mha(q, k, v)
-    uneven = k.shape[1] % CUDNN_TILE and k.shape[1] > 32 * CUDNN_TILE
-    if backend == "cudnn" and lengths is None and uneven:
-        return _cudnn_uneven(q, k, v)
+    by_head, many = backend == "cudnn_by_head", k.shape[1] > MANY_KEYS and lengths is None
+    if many and (by_head or (backend == "cudnn" and k.shape[1] % CUDNN_TILE)):
+        return _cudnn_many_keys(q, k, v, by_head)
+    if by_head:
+        return _cudnn_numbered(q, k, v, lengths)
     implementation: Any = "xla" if backend == "xla" else "cudnn"
     return jax.nn.dot_product_attention(
         q, k, v, key_value_seq_lengths=lengths, implementation=implementation
@@ -142,35 +146,73 @@ def _cudnn() -> Any:
     return importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")
 
 
-@jax.custom_vjp
-def _cudnn_uneven(q: Array, k: Array, v: Array) -> Array:
+NUMBERS = itertools.count()
+"""For the seed of cuDNN's dropout, which is off: no two calls in a program are alike.
+
+Told to give the same bits every time, XLA (of jaxlib 0.11) marks the first of several backward
+calls that are alike, and does not find the kernel of the others when the program runs.
+"""
+
+
+def _cudnn_numbered(q: Array, k: Array, v: Array, lengths: Array | None) -> Array:
+    """What jax.nn calls, with a number."""
+    cudnn, padded = _cudnn(), {}
+    if lengths is not None:
+        whole = jnp.full(q.shape[0], q.shape[1], jnp.int32)
+        padded = {"q_seqlen": whole, "kv_seqlen": lengths, "mask_type": cudnn.MaskType.PADDING}
+    how = {"scale": q.shape[-1] ** -0.5, "seed": next(NUMBERS)}
+    return cudnn.dot_product_attention(q, k, v, **padded, **how)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _cudnn_many_keys(q: Array, k: Array, v: Array, by_head: bool) -> Array:
     """The keys past the last full tile are attended to apart."""
-    return _cudnn_uneven_forward(q, k, v)[0]
+    return _cudnn_forward(q, k, v, by_head)[0]
 
 
-def _cudnn_uneven_forward(q: Array, k: Array, v: Array) -> tuple[Array, Any]:
+def _cudnn_forward(q: Array, k: Array, v: Array, by_head: bool) -> tuple[Array, Any]:
     attend = functools.partial(
         _cudnn().dot_product_attention, q, scale=q.shape[-1] ** -0.5, return_residual=True
     )
     full = k.shape[1] // CUDNN_TILE * CUDNN_TILE
-    joined = join(*attend(k[:, :full], v[:, :full]), *attend(k[:, full:], v[:, full:]))
-    y, lse = (checkpoint_name(x, "attention") for x in joined)
+    parts = [attend(k[:, :full], v[:, :full])]
+    if full < k.shape[1]:
+        parts = [join(*parts[0], *attend(k[:, full:], v[:, full:]))]
+    y, lse = (checkpoint_name(x, "attention") for x in parts[0])
     return y, (q, k, v, y, lse)
 
 
-def _cudnn_uneven_backward(kept: Any, dy: Array) -> Any:
-    """For all keys at once, at which the backward kernel is no slower."""
+def _cudnn_backward(by_head: bool, kept: Any, dy: Array) -> Any:
+    """For all keys at once, at which the backward kernel is no slower.
+
+    Where XLA asks for the same bits every time, cuDNN holds a float32 gradient of the queries for
+    every 256 keys: 115 GiB for 62,400 tokens and 16 heads. `by_head` holds that of one head.
+    """
     q, k, v, y, lse = kept
     cudnn, unused = _cudnn(), [jnp.zeros(0, q.dtype)] * 7  # bias, lengths, offsets, pages
-    dropout, mask, layout = (0, 0.0), cudnn.MaskType.NO_MASK, cudnn.AttentionLayout.BTNH.value
-    how = (q.shape[-1] ** -0.5, *dropout, (False, False), mask, layout, None, None, False)
-    return cudnn._dot_product_attention_bwd_rule(*how, (q, k, v, *unused, lse, y), dy)[:3]
+    mask, layout, scale = (
+        cudnn.MaskType.NO_MASK,
+        cudnn.AttentionLayout.BTNH.value,
+        q.shape[-1] ** -0.5,
+    )
+
+    def gradients(heads: slice) -> tuple[Array, ...]:
+        number = next(NUMBERS) if by_head else 0
+        how = (scale, number, 0.0, (False, False), mask, layout, None, None, False)
+        q_, k_, v_, y_, dy_ = (x[:, :, heads] for x in (q, k, v, y, dy))
+        kept = (q_, k_, v_, *unused, lse[:, heads], y_)
+        return cudnn._dot_product_attention_bwd_rule(*how, kept, dy_)[:3]
+
+    if not by_head:
+        return gradients(slice(None))
+    heads = [gradients(slice(n, n + 1)) for n in range(q.shape[2])]
+    return tuple(jnp.concatenate(parts, axis=2) for parts in zip(*heads, strict=True))
 
 
-_cudnn_uneven.defvjp(_cudnn_uneven_forward, _cudnn_uneven_backward)
+_cudnn_many_keys.defvjp(_cudnn_forward, _cudnn_backward)
 
 
-def _on_shards(local: Callable[..., Array], arrays: tuple, axes: tuple[str, ...]) -> Array:
+def on_shards(local: Callable[..., Array], arrays: tuple, axes: tuple[str, ...]) -> Array:
     """Runs `local(*arrays, split)` on every device's own shards; `split` names the axis of the
     first array that `context` splits, or is None. The result is placed like the first array."""
     mesh = jax.sharding.get_abstract_mesh()
@@ -199,7 +241,7 @@ def self_attention(q: Tokens, k: Tokens, v: Tokens, *, joint: bool, backend: str
         y = kernel(q, k, v, backend).reshape(shape)
         return swap(y, split_axis=split, concat_axis=HEADS) if exchange else y
 
-    y = _on_shards(local, (q, k, v), (TOKENS,) * 3)
+    y = on_shards(local, (q, k, v), (TOKENS,) * 3)
     return checkpoint_name(y, "attention") if backend == "xla" else y
 
 
@@ -213,66 +255,7 @@ def text_attention(
         flat = einops.rearrange(q, "b v t h w n k -> (b v) (t h w) n k")
         return kernel(flat, k, v, backend).reshape(q.shape)
 
-    return _on_shards(local, (q, k, v), (TOKENS, TEXT, TEXT))
-
-
-@flax.struct.dataclass
-class Neighbours:
-    """Which views every view looks at in cross-view attention.
-
-    Attributes:
-        pick: 1 where slot m of view v holds view u, present neighbours first; absent: a row of 0.
-        present: which slots hold a view.
-    """
-
-    pick: Float[Array, "b v m u"]
-    present: Bool[Array, "b v m"]
-
-
-def find_neighbours(
-    view_ids: Int[Array, "b v"], neighbours: tuple[tuple[int, ...], ...]
-) -> Neighbours:
-    """Finds each view's neighbours among the views of its sample.
-
-    Args:
-        view_ids: the id of every view.
-        neighbours: for every id, the ids that it looks at; those not in the sample are left out.
-    """
-    slots = max(map(len, neighbours))
-    table = jnp.array([ids + (-1,) * (slots - len(ids)) for ids in neighbours])
-    wanted = table[view_ids]
-    pick = wanted[:, :, :, None] == view_ids[:, None, None, :]
-    order = jnp.argsort(~pick.any(-1), axis=-1, stable=True)
-    pick = jnp.take_along_axis(pick, order[..., None], axis=2)
-    return Neighbours(pick.astype(jnp.float32), pick.any(-1))
-
-
-def view_attention(
-    q: Tokens, k: Tokens, v: Tokens, neighbours: Neighbours, *, backend: str
-) -> Tokens:
-    """Attention of a frame's tokens to those of the same frame of the neighbour views.
-
-    A view without a neighbour in its sample gets zeros.
-    """
-
-    def local(
-        q: Array, k: Array, v: Array, pick: Array, present: Array, split: int | None
-    ) -> Array:
-        if split == TOKENS.split().index("h"):
-            k, v = (jax.lax.all_gather(x, "context", axis=split, tiled=True) for x in (k, v))
-        # A product with zeros and ones: exact, and its gradient needs no scatter.
-        pick = pick.astype(q.dtype)
-        k, v = (jnp.einsum("bvmu,buthwnk->bvtmhwnk", pick, x) for x in (k, v))
-        count = present.sum(-1, dtype=jnp.int32)[:, :, None]
-        tokens = jnp.maximum(count, 1) * (k.shape[4] * k.shape[5])
-        lengths = jnp.broadcast_to(tokens, q.shape[:3]).reshape(-1)
-        k, v = (einops.rearrange(x, "b v t m h w n k -> (b v t) (m h w) n k") for x in (k, v))
-        flat = einops.rearrange(q, "b v t h w n k -> (b v t) (h w) n k")
-        y = kernel(flat, k, v, backend, lengths).reshape(q.shape)
-        return jnp.where((count > 0)[..., None, None, None, None], y, 0)
-
-    arrays = (q, k, v, neighbours.pick, neighbours.present)
-    return _on_shards(local, arrays, (TOKENS,) * 3 + ("b v m u", "b v m"))
+    return on_shards(local, (q, k, v), (TOKENS, TEXT, TEXT))
 
 
 class Attention(nn.Module):

@@ -21,7 +21,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from cosmos_jax.models import layers
+from cosmos_jax.models import clip_lengths, layers
 from cosmos_jax.models.wan_vae import constrain_clips, one_by_one
 from cosmos_jax.types import Params
 
@@ -410,6 +410,22 @@ class CV8x8x8:
     def chunk_frames(self) -> int:
         """Pixel frames that are coded together."""
         return 1 + self.temporal * (self.chunk - 1)
+
+    def latent_frames(self, frames: int) -> int:
+        """Latent frames of a clip: of one chunk, or of a whole number of chunks.
+
+        Raises:
+            ValueError: frames that are neither; the message names what fits.
+        """
+        if frames <= self.chunk_frames:
+            return clip_lengths.latent_frames(frames, self.temporal)
+        if frames % self.chunk_frames:
+            raise ValueError(
+                f"config.data.num_frames={frames}: CV8x8x8 codes {self.chunk_frames} frames "
+                f"together, so give up to {self.chunk_frames}, or {2 * self.chunk_frames}, "
+                f"{3 * self.chunk_frames}, ...; longer videos are sampled in several clips"
+            )
+        return frames // self.chunk_frames * self.chunk
 
     def encode(
         self, params: Params, video: Float[Array, "b v f y x 3"]

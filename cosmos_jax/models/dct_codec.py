@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from cosmos_jax.models import clip_lengths
 from cosmos_jax.types import Params
 
 REST = (
@@ -117,6 +118,10 @@ class DCTCodec:
         """There is nothing to draw: an empty tree."""
         del key
         return {}
+
+    def latent_frames(self, frames: int) -> int:
+        """Latent frames of a clip (`clip_lengths.latent_frames`)."""
+        return clip_lengths.latent_frames(frames, self.temporal)
 
     def encode(
         self, params: Params, video: Float[Array, "b v f y x 3"]

@@ -9,6 +9,7 @@ Latents and activations are `b v t h w c` from end to end; a single view is v=1.
 
 import dataclasses
 import functools
+import importlib
 from typing import Any, ClassVar
 
 import flax.linen as nn
@@ -24,6 +25,11 @@ from cosmos_jax.models import attention, layers, rope
 from cosmos_jax.types import Params, round_to
 
 GRID = attention.GRID
+
+
+def _across() -> Any:
+    """The attention that only variants with `neighbours` have."""
+    return importlib.import_module("cosmos_jax.models.view_attention")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +167,7 @@ class Shared:
     offsets: tuple[Array, Array, Array]
     text: Array
     turn: rope.Rotation
-    neighbours: attention.Neighbours | None
+    neighbours: Any
     hints: Array | None
     hint_scale: Array
     index: Array | None
@@ -204,7 +210,7 @@ class Block(nn.Module):
         if shared.neighbours is not None:
             y = layers.LayerNorm(c.dtypes, name="view_norm")(x)
             across = functools.partial(
-                attention.view_attention, neighbours=shared.neighbours, backend=c.attention
+                _across().view_attention, neighbours=shared.neighbours, backend=c.attention
             )
             view_attn = attend(GRID, name="view_attn", out_init=layers.ZEROS)
             x = x + view_attn(y, y, across, index=index)
@@ -423,7 +429,7 @@ class DiT(nn.Module):
             offsets=self._offsets(shift, view_ids),
             text=self._text(text),
             turn=self._turn(latents.shape, fps),
-            neighbours=attention.find_neighbours(view_ids, c.neighbours) if c.neighbours else None,
+            neighbours=_across().find_neighbours(view_ids, c.neighbours) if c.neighbours else None,
             hints=None,
             hint_scale=jnp.asarray(control_scale, c.dtype).reshape(-1, 1, 1, 1, 1, 1),
             index=index,

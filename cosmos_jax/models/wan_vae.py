@@ -22,6 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from cosmos_jax import sharding
+from cosmos_jax.models import clip_lengths
 from cosmos_jax.types import Params
 
 # Channel statistics of the published weights' latents; they are not in the weight file.
@@ -397,6 +398,10 @@ class WanVAE:
         """Random float32 parameters."""
         chunk = jnp.zeros((1, self.temporal, self.spatial, self.spatial, 3))
         return jax.jit(self.network.init)(key, chunk)["params"]
+
+    def latent_frames(self, frames: int) -> int:
+        """Latent frames of a clip (`clip_lengths.latent_frames`)."""
+        return clip_lengths.latent_frames(frames, self.temporal)
 
     def encode(
         self, params: Params, video: Float[Array, "b v f y x 3"]

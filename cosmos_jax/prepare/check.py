@@ -137,16 +137,13 @@ def open_as_training(values: dict[str, Any], root: Path) -> Any:
     Raises:
         ValueError: as there.
     """
-    from cosmos_jax import build, sharding
-    from cosmos_jax.data import held_out
+    from cosmos_jax import build, sharding, validation
     from cosmos_jax.loop import ValidationConfig
 
     trainer = build.trainer(values)
     build.sizes(values, sharding.make_mesh(data=-1), trainer)
     data = build.data(values, trainer, root)
-    validation = build.make(ValidationConfig, values["validation"], "config.validation")
-    if validation.every:  # the clips are counted, and not read as they are there
-        held_out.spread_windows(len(data.validation), validation.clips)
-        if data.train.config.control is not None:
-            held_out.spread_windows(len(data.train), validation.clips)
+    config = build.make(ValidationConfig, values["validation"], "config.validation")
+    if config.every:
+        validation.check_clips(data, config)
     return data

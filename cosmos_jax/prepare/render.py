@@ -8,6 +8,8 @@ import concurrent.futures
 import dataclasses
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -135,7 +137,20 @@ def _executor(workers: int) -> concurrent.futures.Executor:
     # Each process has one core; the variable is read by the new processes' numpy.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     spawn = multiprocessing.get_context("spawn")
-    return concurrent.futures.ProcessPoolExecutor(workers, mp_context=spawn)
+    return concurrent.futures.ProcessPoolExecutor(workers, spawn, _follow)
+
+
+def _follow() -> None:
+    """In a worker: leaves Ctrl-C to the command, and ends when that is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    command = multiprocessing.parent_process()
+    assert command is not None
+
+    def leave() -> None:
+        command.join()
+        os._exit(1)
+
+    threading.Thread(target=leave, daemon=True).start()
 
 
 def _finish(
@@ -168,10 +183,15 @@ def make(jobs: Sequence[Job], transform: Filter, workers: int, what: str) -> lis
     progress = Progress(what, sum(job.source.frames for job in jobs), "frames")
     failed = []
     with _executor(workers) as pool:
-        for job, error in _finish(pool, jobs, transform, workers + 1):
-            if error is not None:
-                failed.append(error)
-            progress.add(job.source.frames)
+        try:
+            for job, error in _finish(pool, jobs, transform, workers + 1):
+                if error is not None:
+                    failed.append(error)
+                progress.add(job.source.frames)
+        except KeyboardInterrupt:  # leaving the pool would wait for its jobs, and for idle workers
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
     return failed
 
 

@@ -7,6 +7,8 @@ from ml_collections import config_flags
 
 from cosmos_jax import cli
 
+flags.disclaim_key_flags()  # they are their commands', in --help
+
 
 def config() -> Any:
     """The experiment."""

@@ -78,7 +78,7 @@ def convert(path: Path, root: Path) -> tuple[Drive, int]:
     """Writes the videos of a file that are not there; returns what it holds, and how many.
 
     Raises:
-        FileError: the file, or a picture in it, is damaged.
+        FileError: the file, or a picture in it, is damaged; pictures of odd rows or columns.
     """
     drive, made = waymo_records.scan(path), 0
     for camera, spans in drive.pictures.items():
@@ -89,6 +89,11 @@ def convert(path: Path, root: Path) -> tuple[Drive, int]:
         draft = target.with_name(f".{target.name}.{os.getpid()}.partial")
         try:
             size = next(decoded(path, camera, spans[:1])).shape[:2]
+            if size[0] % 2 or size[1] % 2:
+                raise FileError(
+                    str(path),
+                    f"{camera} has pictures of {size[0]}x{size[1]}; H.264 needs even ones",
+                )
             frames = decoded(path, camera, spans)
             video_writer.encode(draft, frames, size, FPS, CRF, f"cosmos_jax waymo {path.name}")
             draft.replace(target)

@@ -1,6 +1,7 @@
 """Where the weights to sample with come from, and the config that goes with them."""
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,21 @@ class Checkpoint:
             raise ValueError(f"--weights=ema: {self.where} keeps no average; drop the flag")
         return which or ("ema" if averaged else "regular")
 
+    def quick(self, trainer: Trainer, which: str | None) -> str:
+        """A hash that changes where the weights do, without reading them.
+
+        Of a run's checkpoint: `of_files`. Of others: of the ends of every array
+        (`converters.weights.fingerprint`).
+
+        Raises:
+            ValueError: they cannot be read, or are another network's.
+        """
+        if self.ours:
+            return of_files(Path(self.where))
+        opened = build_weights.open_weights(self.where, "dit", trainer.net.config)
+        held = (opened.tensors or opened.sets)[opened.choose(which)]  # as stored: quick to read
+        return build.load("converters.weights:fingerprint", "weights")(held)
+
     def load(self, trainer: Trainer, sizes: build.Sizes, which: str | None) -> dict[str, Params]:
         """The network's variables in the compute dtype.
 
@@ -77,6 +93,15 @@ class Source:
     cameras: Cameras
     found: tuple[Checkpoint, ...]
     folder: Path | None
+
+
+def of_files(folder: Path) -> str:
+    """A hash of a checkpoint's frozen arrays' digest and of its files' names, sizes and times."""
+    lines = [checkpoints.read_record(folder).frozen]
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        found = path.stat()
+        lines.append(f"{path.relative_to(folder)} {found.st_size} {found.st_mtime_ns}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def is_run(path: Path) -> bool:

@@ -5,10 +5,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cosmos_jax.sampling import spec_auto, spec_folder, spec_predict, spec_predict1
+from cosmos_jax.diffusion import guiding
+from cosmos_jax.sampling import (
+    spec_auto,
+    spec_folder,
+    spec_predict,
+    spec_predict1,
+    spec_predict_views,
+)
 from cosmos_jax.sampling.fields import Fields, read_objects
 from cosmos_jax.sampling.model import Model
-from cosmos_jax.sampling.requests import Long, Request
+from cosmos_jax.sampling.requests import Request
+from cosmos_jax.sampling.spec_predict import TEMPORAL
 
 if TYPE_CHECKING:
     from cosmos_jax.sampling.run import Wanted
@@ -40,7 +48,7 @@ def lengthened(request: Request, wanted: "Wanted", model: Model) -> Request:
         request = dataclasses.replace(request, frames=wanted.frames)
     long = request.long
     if long.chunks == 1:
-        long = Long(pixels=model.reference, whole=model.reference)
+        long = dataclasses.replace(long, pixels=model.reference, whole=model.reference)
     long = dataclasses.replace(long, **wanted.long)
     if long.chunks is None and not model.controlled:
         raise ValueError("--num_chunks=all needs a model with control, whose videos have an end")
@@ -49,7 +57,7 @@ def lengthened(request: Request, wanted: "Wanted", model: Model) -> Request:
             raise ValueError(
                 f"--{idle[0]} is for long videos; say how long with --num_chunks or --num_frames"
             )
-        return request
+        return dataclasses.replace(request, long=long)
     if model.reference and model.controlled:
         request = dataclasses.replace(request, model_fps=spec_auto.RATE)
     return dataclasses.replace(request, long=long)
@@ -72,6 +80,11 @@ def in_folder(path: Path, wanted: "Wanted", model: Model) -> list[Request]:
     changes = dict(wanted.settings)
     if model.reference and model.text_guided and "guidance" in changes:
         changes["guidance"] -= model.guidance_excess
+    if model.reference and model.controlled:
+        changes = {"num_conditional_frames": 1} | changes  # the default there
+    if model.reference and model.counts_latents and "num_conditional_frames" in changes:
+        count = changes["num_conditional_frames"]
+        changes["num_conditional_frames"] = reference_frames(count, is_long(wanted))
     return spec_folder.requests(
         spec_folder.Folder(
             root=path,
@@ -86,6 +99,25 @@ def in_folder(path: Path, wanted: "Wanted", model: Model) -> list[Request]:
     )
 
 
+def is_long(wanted: "Wanted") -> bool:
+    """Whether flags ask for a video of several chunks."""
+    return wanted.frames is not None or ("chunks" in wanted.long and wanted.long["chunks"] != 1)
+
+
+def reference_frames(count: int, several: bool) -> int:
+    """Pixel frames of the reference's `--num_conditional_frames` for a folder.
+
+    [TRAP] There it counts latent frames; in long videos pixel frames, of which those that fill no
+    latent frame are left out.
+
+    Raises:
+        ValueError: a negative number.
+    """
+    if count < 0:
+        raise ValueError(f"--num_conditional_frames={count} must be at least 0")
+    return guiding.pixel_frames(-(-count // TEMPORAL) if several else count, TEMPORAL)
+
+
 def specified(path: Path, wanted: "Wanted", model: Model) -> Sequence[Request]:
     """The requests of one specification file; flags go before its fields."""
     for name in FOLDERS_OWN:
@@ -93,7 +125,7 @@ def specified(path: Path, wanted: "Wanted", model: Model) -> Sequence[Request]:
             raise ValueError(f"--{name} has a meaning with a folder only, and {path} is none")
     if not path.is_file():
         raise ValueError(f"--input: there is no file {path}")
-    ours = {"karras", "guidance_interval", "cache_threshold"}
+    ours = {"karras", "solver", "guidance_interval", "cache_threshold"}
     flags = {k: v for k, v in wanted.settings.items() if k not in ours}
     if (rate := wanted.fields.get("fps")) is not None and rate == int(rate):
         flags["fps"] = int(rate)
@@ -105,10 +137,7 @@ def specified(path: Path, wanted: "Wanted", model: Model) -> Sequence[Request]:
         model.settings, **{k: v for k, v in wanted.settings.items() if k in ours}
     )
     model = dataclasses.replace(model, settings=settings)
-    several = {}
-    if "chunks" in wanted.long or wanted.frames is not None:
-        long = wanted.frames is not None or wanted.long["chunks"] != 1
-        several = {"enable_autoregressive": long}
+    several = {"enable_autoregressive": True} if is_long(wanted) else {}
     found: list[Request] = []
     objects = read_objects(path)
     for i, fields in enumerate(objects):
@@ -123,8 +152,10 @@ def each(
     name: str,
     several: Mapping[str, bool] | None = None,
 ) -> list[Request]:
-    """The requests of one JSON object: of Predict2.5's form, Predict1's (in which it may be without
-    a name), or the auto-multiview guide's."""
+    """The requests of one JSON object: of one of Predict2.5's forms, of Predict1's, or of the
+    auto-multiview guide's. In some it may be without a name."""
+    if spec_predict_views.is_of(fields, model):
+        return [spec_predict_views.request(fields, model, {**flags, **(several or {})}, name)]
     if fields.has("inference_type"):
         return spec_predict.requests(fields, model, flags)
     if spec_predict1.is_of(fields, model):

@@ -70,6 +70,12 @@ class Model:
         """Whether it is of several views without control."""
         return not self.controlled and len(self.cameras) > 1
 
+    @property
+    def counts_latents(self) -> bool:
+        """Whether its published sampler counts given frames in latent frames: all of 2.5 that are
+        given folders; Predict1's counts pixel frames."""
+        return self.guidance_excess != 0
+
     def negative(self, cameras: Sequence[str], prompt: str | None) -> tuple[str, ...] | None:
         """Captions of the unconditional branch; None where there is no text at all."""
         if prompt is None:

@@ -9,7 +9,7 @@ OUT/run.json                   what the folder is for
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from cosmos_jax import videos
 from cosmos_jax.data import video_writer
 
 RUN = "run.json"
+METRICS = "metrics.json"
 
 Views = UInt8[np.ndarray, "v f y x 3"]
 
@@ -78,39 +79,76 @@ def write_grid(path: Path, cameras: Sequence[str], rows: Sequence[Views], fps: f
     video_writer.write_pictures(path, pictures, size, fps)
 
 
-def write_as_reference(
-    folder: Path, name: str, cameras: Sequence[str], sampled: Views, fps: float, combined: bool
-) -> None:
-    """The reference's own files: NAME.mp4 with the views one after another in time; or, without
-    `combined`, NAME_VIEW.mp4 each and NAME_grid.mp4 of three rows of three, in view order."""
-    _, f, y, x, _ = sampled.shape
-    if combined:
-        in_time = (frame for view in sampled for frame in view)
-        video_writer.write_pictures(folder / f"{name}.mp4", in_time, (y, x), fps)
-        return
-    for camera, frames in zip(cameras, sampled, strict=True):
-        video_writer.write_video(folder / f"{name}_{camera}.mp4", frames, fps)
-    grid = np.zeros((f, 3 * y, 3 * x, 3), np.uint8)
-    for i, frames in enumerate(sampled[:9]):
-        row, column = divmod(i, 3)
-        grid[:, row * y : (row + 1) * y, column * x : (column + 1) * x] = frames
-    video_writer.write_video(folder / f"{name}_grid.mp4", grid, fps)
-
-
 def sidecar(folder: Path, name: str) -> Path:
     """Where it is said how a sample was made."""
     return folder / f"{name}.json"
 
 
+def read_sidecar(path: Path) -> dict[str, Any] | None:
+    """What a sidecar says; None where there is none, or something that is none."""
+    try:
+        held = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    ours = isinstance(held, dict) and {"fingerprint", "name", "files", "weights"} <= held.keys()
+    return held if ours and held["name"] == path.stem else None
+
+
 def finished(folder: Path, name: str, fingerprint: str) -> bool:
     """Whether a sample is there, whole, and was made by the same request and weights."""
-    path = sidecar(folder, name)
-    if not path.is_file():
-        return False
-    held = json.loads(path.read_text("utf-8"))
-    if held.get("fingerprint") != fingerprint:
+    held = read_sidecar(sidecar(folder, name))
+    if held is None or held["fingerprint"] != fingerprint:
         return False
     return all((folder / file).is_file() for file in jax.tree.leaves(held["files"]))
+
+
+def remove(path: Path) -> bool:
+    """Removes a sample: the files that its sidecar names, folders that are empty then, the sidecar.
+
+    Returns whether there was one. No other file is touched.
+    """
+    held, folder = read_sidecar(path), path.parent
+    if held is None:
+        return False
+    named = [Path(file) for file in jax.tree.leaves(held["files"])]
+    named = [file for file in named if not file.is_absolute() and ".." not in file.parts]
+    for file in named:
+        (folder / file).unlink(missing_ok=True)
+    for place in sorted({p for file in named for p in file.parents if p.name}, reverse=True):
+        remove_empty(folder / place)
+    path.unlink()
+    return True
+
+
+def remove_empty(folder: Path) -> None:
+    """Removes a folder that holds nothing, if there is one."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def remove_others(folder: Path, ours: Collection[Path]) -> None:
+    """Removes what an earlier run left in its output folder, but for the samples of some sidecars.
+
+    Samples are those that have a sidecar, in the folder or (of several checkpoints) one below it;
+    folders with a run of their own are left alone.
+    """
+    (folder / METRICS).unlink(missing_ok=True)
+    deeper = [place for place in sorted(folder.iterdir()) if place.is_dir()]
+    for place in (folder, *(p for p in deeper if not (p / RUN).exists())):
+        gone = [path for path in sorted(place.glob("*.json")) if path not in ours and remove(path)]
+        if gone:
+            print(f"removed  {len(gone)} samples of an earlier run from {place}", flush=True)
+        if gone and place != folder:
+            remove_empty(place)
+
+
+def is_measured(folder: Path) -> bool:
+    """Whether there are metrics of the samples, and none is newer."""
+    path = folder / METRICS
+    found = (p for p in (*folder.glob("*.json"), *folder.glob("*/*.json")) if read_sidecar(p))
+    return path.is_file() and all(
+        sample.stat().st_mtime_ns <= path.stat().st_mtime_ns for sample in found
+    )
 
 
 def keep(path: Path, about: Mapping[str, Any]) -> None:
@@ -120,13 +158,19 @@ def keep(path: Path, about: Mapping[str, Any]) -> None:
     draft.replace(path)
 
 
-def begin(folder: Path, run: Mapping[str, Any], overwrite: bool) -> None:
+def begin(
+    folder: Path, run: Mapping[str, Any], overwrite: bool, sidecars: Collection[Path]
+) -> None:
     """Says in OUT/run.json what goes into a folder, so that the same command goes on there.
+
+    With `overwrite` what another run left there is removed, but for the samples of `sidecars`.
 
     Raises:
         ValueError: the folder holds other files, or another run's.
     """
     check(folder, run, overwrite)
+    if (folder / RUN).is_file() and differences(folder, run):
+        remove_others(folder, sidecars)
     folder.mkdir(parents=True, exist_ok=True)
     keep(folder / RUN, run)
 
@@ -140,9 +184,17 @@ def check(folder: Path, run: Mapping[str, Any], overwrite: bool) -> None:
     advice = "give a new folder, or --overwrite"
     if not (folder / RUN).is_file():
         raise ValueError(f"{folder} is not empty; {advice}")
-    before = json.loads((folder / RUN).read_text("utf-8"))
-    now = json.loads(json.dumps(run))
-    if different := [key for key in now if before.get(key) != now[key]]:
+    if different := differences(folder, run):
         raise ValueError(
             f"{folder} holds the samples of another run (other {', '.join(different)}); {advice}"
         )
+
+
+def differences(folder: Path, run: Mapping[str, Any]) -> list[str]:
+    """In what a run is another than the one that a folder is for."""
+    now = json.loads(json.dumps(run))
+    try:
+        before = json.loads((folder / RUN).read_bytes())
+    except ValueError:  # damaged: whatever it was
+        return list(now)
+    return [key for key in now if key not in before or before[key] != now[key]]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import jax
 import numpy as np
 
-from cosmos_jax import build, flops, flops_vae, plan_measured
+from cosmos_jax import build, flops, flops_codecs, flops_vae, plan_measured
 from cosmos_jax.models.wan_vae import WanVAE
 from cosmos_jax.progress import duration
 from cosmos_jax.sampling.reading import Job
@@ -20,6 +20,7 @@ GIB = 2**30
 # each token of each branch (width 2,048, 62,400 tokens).
 TFLOPS = {"cudnn": 587, "fa3": 641}
 TOKEN_BYTES, TOKEN_WIDTH = 107_000, 2048
+NOT_MEASURED = ", at the speed of the Wan2.1 VAE: this codec was not measured"
 DECODE = ((29, 480, 832), 0.276)  # frames, rows, columns of one view, and seconds of its VAE
 
 
@@ -31,7 +32,8 @@ class Work:
         tokens: of a chunk.
         evaluations: of the network over all chunks, without what a cache saves.
         tflop: of the model, over all evaluations and branches.
-        decode: seconds of decoding on one device; None for a codec that was not measured.
+        decode: seconds of decoding on one device, at the speed of the VAE, whatever the codec; None
+            for a stand-in.
     """
 
     tokens: int
@@ -49,16 +51,14 @@ def work(prepared: "Prepared", job: Job) -> Work:
     branches = sum(1 + step.guided for step in steps)
     chunks = len(job.plan.starts)
     one = flops.forward(prepared.sizes.network, shape, prepared.sizes.text[0])
-    decode = None
-    if isinstance(codec, WanVAE):
-        clip, seconds = DECODE
-        measured = flops_vae.decode(codec, build.latent_shape(codec, clip[0], clip[1:])[:3]).forward
-        decode = flops_vae.decode(codec, (t, h, w)).forward / measured * seconds * shape[0] * chunks
+    decoded = flops_codecs.decode(codec, (t, h, w)).forward * shape[0] * chunks
+    (clip, seconds), vae = DECODE, WanVAE()
+    measured = flops_vae.decode(vae, build.latent_shape(vae, clip[0], clip[1:])[:3]).forward
     return Work(
         flops.tokens(prepared.sizes.network, shape),
         len(steps) * chunks,
         float(one) * branches * chunks / 1e12,
-        decode,
+        decoded / measured * seconds if decoded else None,
     )
 
 
@@ -123,6 +123,7 @@ def _time(prepared: "Prepared", found: list[Work], attention: str) -> Iterator[s
     )
     decodes = [counted.decode for counted in found if counted.decode is not None]
     if decodes:
-        yield f"time     {duration(sum(decodes) * count / devices)} of decoding"
+        of = "" if isinstance(build.codec(prepared.source.values), WanVAE) else NOT_MEASURED
+        yield f"time     {duration(sum(decodes) * count / devices)} of decoding{of}"
     if any(job.request.settings.cache_threshold for job in prepared.jobs):
         yield "time     less with the step cache, by what the samples let it save"

@@ -11,10 +11,12 @@ from jaxtyping import UInt8
 from cosmos_jax.data import transforms, video
 from cosmos_jax.data.layouts import DataConfig
 from cosmos_jax.data.video import FileError, VideoInfo
-from cosmos_jax.sampling import chunks
+from cosmos_jax.sampling import as_reference, chunks
 from cosmos_jax.sampling.requests import Request
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+RESIZE_RULES = transforms.RESIZE_RULES | {"cover_truncated": as_reference.cover_truncated}
+"""What `Request.fit` names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +87,8 @@ class Job:
         decoded = video.read_frames(info, wanted)
         if self.config.video_size is not None and not is_control:
             decoded = transforms.stretch_truncated(decoded, self.config.video_size)
-        fitted = transforms.RESIZE_RULES[self.config.resize](decoded, self.config.size)
+        rule = RESIZE_RULES[self.request.fit or self.config.resize]
+        fitted = rule(decoded, self.config.size)
         return fitted[[wanted.index(number) for number in numbers]]
 
 
@@ -135,7 +138,6 @@ def open_job(request: Request, config: DataConfig, controlled: bool) -> Job:
         fps=request.fps,
         stride=request.stride,
         size=request.size or config.size,
-        resize=request.fit or config.resize,
         video_size=None if request.fit else config.video_size,
     )
     if (count := max(request.given)) > config.num_frames:
@@ -150,7 +152,13 @@ def open_job(request: Request, config: DataConfig, controlled: bool) -> Job:
         if controlled
     )
     true = tuple(
-        _open(view.video, f"video of view {view.camera!r}", view.given, config, problems)
+        _open(
+            view.video,
+            f"video of view {view.camera!r}",
+            min(view.given, 1) if request.pad else view.given,
+            config,
+            problems,
+        )
         for view in request.views
     )
     lengths = {info.path: available(info, config) for info in control if info is not None}
@@ -163,7 +171,8 @@ def open_job(request: Request, config: DataConfig, controlled: bool) -> Job:
     ]
     moving = [info for info in (*control, *true) if info is not None and not is_picture(info)]
     rates = {float(info.fps) for info in moving}
-    if len(rates) > 1 and request.stride is not None:  # by rate, each has a stride of its own
+    # By rate each file has a stride of its own; and where a rate is written, none is told.
+    if len(rates) > 1 and request.stride is not None and request.out_fps is None:
         problems.append(f"files of different frame rates {sorted(rates)}; say which with fps")
     if problems:
         lines = "".join(f"\n  {line}" for line in problems)
@@ -181,19 +190,23 @@ def open_job(request: Request, config: DataConfig, controlled: bool) -> Job:
         )
     except ValueError as error:
         raise ValueError(f"sample {request.name!r}: {error}") from error
-    rate = request.out_fps or request.fps
-    if rate is None:
-        if not moving:
-            raise ValueError(f"sample {request.name!r}: fps is not said, and no file tells it")
-        rate = float(moving[0].fps) / config.stride_of(moving[0])
     return Job(
         request,
         config,
         plan,
         tuple(info for info in control if info is not None) if controlled else None,
         true,
-        float(rate),
+        _rate(request, config, moving),
     )
+
+
+def _rate(request: Request, config: DataConfig, moving: Sequence[VideoInfo]) -> float:
+    """Frames per second of what comes out."""
+    if (rate := request.out_fps or request.fps) is not None:
+        return float(rate)
+    if not moving:
+        raise ValueError(f"sample {request.name!r}: fps is not said, and no file tells it")
+    return float(moving[0].fps) / config.stride_of(moving[0])
 
 
 def _open(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cosmos_jax.generate import SampleConfig
+from cosmos_jax.sampling import as_reference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,11 +71,13 @@ class Request:
         out_fps: frames per second of what is written; None: as it is read.
         model_fps: frames per second that the network is told; None: as it is read.
         size: (rows, columns), in place of the model's.
-        fit: how frames are brought to size (`transforms.RESIZE_RULES`), in place of the model's.
+        fit: how frames are brought to size (`reading.RESIZE_RULES`), in place of the model's.
         frames: of the video, exactly; None: as many as the chunks make.
         from_end: given frames are the last of the video, not the first (Predict2.5 video2world).
         pad: a file that is too short goes on with its last frame (the robotics reference).
         combined: write a picture of all views.
+        form: of the published samplers' own files, which are written too (`as_reference.Form`);
+            None: they are not.
     """
 
     name: str
@@ -92,6 +95,7 @@ class Request:
     from_end: bool = False
     pad: bool = False
     combined: bool = True
+    form: as_reference.Form | None = None
 
     @property
     def cameras(self) -> list[str]:
@@ -151,12 +155,15 @@ def with_seeds(requests: Sequence[Request], count: int) -> list[Request]:
 def check_names(requests: Sequence[Request]) -> None:
     """Raises a ValueError for names that are no file's, or whose files would be others' too."""
     taken: dict[str, str] = {}
-    for name in (request.name for request in requests):
+    for request in requests:
+        name = request.name
         if name in RESERVED:
             raise ValueError(f"{name!r} is no name of an output: {name}.json is the folder's own")
         if not re.fullmatch(r"[^/\\\0]+", name) or name.startswith("."):
             raise ValueError(f"{name!r} is no name of an output: no slashes, no leading dot")
-        for stem in (name, *(f"{name}_{kind}" for kind in KINDS)):
+        form = request.form
+        more = [] if form is None else as_reference.stems(name, request.cameras, form)
+        for stem in (name, *(f"{name}_{kind}" for kind in KINDS), *more):
             if stem in taken:
                 other = taken[stem]
                 raise ValueError(

@@ -14,10 +14,18 @@ from jax.sharding import Mesh
 
 from cosmos_jax import build, build_sample, build_weights, cli, startup, versions
 from cosmos_jax import checkpoints as stored
-from cosmos_jax.encode import Encoder
+from cosmos_jax.encode import Encoder, Text
 from cosmos_jax.generate import Generator
 from cosmos_jax.progress import Progress
-from cosmos_jax.sampling import checkpoints, guardrail, inputs, outputs, requests, sampler
+from cosmos_jax.sampling import (
+    as_reference,
+    checkpoints,
+    guardrail,
+    inputs,
+    outputs,
+    requests,
+    sampler,
+)
 from cosmos_jax.sampling.kept_chunks import KeptChunks
 from cosmos_jax.sampling.model import Model
 from cosmos_jax.sampling.reading import Job, open_jobs
@@ -103,6 +111,21 @@ class Prepared:
     guardrail: guardrail.Guardrail | None
     record: dict[str, Any]
     text: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A checkpoint to sample with.
+
+    Attributes:
+        checkpoint: the weights.
+        folder: for their samples.
+        about: what tells the weights without reading them, for sidecars: "which", "quick".
+    """
+
+    checkpoint: checkpoints.Checkpoint
+    folder: Path
+    about: dict[str, str]
 
 
 def open_source(wanted: Wanted) -> checkpoints.Source:
@@ -196,40 +219,88 @@ def sample(wanted: Wanted) -> None:
     with cli.user_errors():
         startup.keep_programs()
         prepared = prepare(wanted)
-        source, jobs = prepared.source, prepared.jobs
-        said = [*itertools.chain(*(captions(job) for job in jobs))]
-        text = build_sample.text(
-            source.values, prepared.mesh, prepared.sizes, source.folder, said, wanted.text_cache
-        )
-        prepared = dataclasses.replace(prepared, text=text.description)
+        places = targets(wanted, prepared)
+        left = [target for target in places if not is_finished(prepared, target)]
+        text = open_text(wanted, prepared) if left else None
         if jax.process_index() == 0:
-            outputs.begin(wanted.output, prepared.record, wanted.overwrite)
+            names = [job.request.name for job in prepared.jobs]
+            sidecars = {outputs.sidecar(place.folder, name) for place in places for name in names}
+            outputs.begin(wanted.output, prepared.record, wanted.overwrite, sidecars)
+    refused = [] if text is None else with_checkpoints(wanted, prepared, text, left)
+    if jax.process_index() == 0:
+        finish(wanted, len(places) > 1)
+    if refused:
+        cli.fail(f"--guardrail={wanted.guardrail}: not written: {', '.join(refused)}")
+
+
+def targets(wanted: Wanted, prepared: Prepared) -> list[Target]:
+    """The checkpoints of a run, with their folders."""
+    found, which = prepared.source.found, wanted.weights
+    return [
+        Target(
+            checkpoint,
+            wanted.output if len(found) == 1 else wanted.output / checkpoint.label,
+            {
+                "which": checkpoint.weights(which),
+                "quick": checkpoint.quick(prepared.trainer, which),
+            },
+        )
+        for checkpoint in found
+    ]
+
+
+def is_finished(prepared: Prepared, target: Target) -> bool:
+    """Whether all samples of a checkpoint are there, as far as their sidecars tell without weights.
+
+    A sidecar knows the checksum of the weights that it was made with, and what tells them quickly.
+    """
+    for job in prepared.jobs:
+        name = job.request.name
+        held = outputs.read_sidecar(outputs.sidecar(target.folder, name))
+        if held is None or not held["weights"].items() >= target.about.items():
+            return False
+        made_with = fingerprint(prepared, job, held["weights"]["checksum"])
+        if not outputs.finished(target.folder, name, made_with):
+            return False
+    for job in prepared.jobs:
+        print(f"{outputs.sidecar(target.folder, job.request.name)} is there already", flush=True)
+    return True
+
+
+def open_text(wanted: Wanted, prepared: Prepared) -> Text:
+    """Where the embeddings of all that is said come from."""
+    source = prepared.source
+    said = [*itertools.chain(*(captions(job) for job in prepared.jobs))]
+    return build_sample.text(
+        source.values, prepared.mesh, prepared.sizes, source.folder, said, wanted.text_cache
+    )
+
+
+def with_checkpoints(
+    wanted: Wanted, prepared: Prepared, text: Text, left: Sequence[Target]
+) -> list[str]:
+    """Samples what is not finished; returns the samples whose frames the guardrail refuses."""
+    prepared = dataclasses.replace(prepared, text=text.description)
     print(f"text     {text.description}", flush=True)
-    for job in jobs:
+    for job in prepared.jobs:
         print(f"sample   {describe(job)}", flush=True)
     encoder: Encoder | None = None
     refused: list[str] = []
-    for checkpoint in source.found:
+    for target in left:
+        checkpoint = target.checkpoint
         with cli.user_errors():
             variables = checkpoint.load(prepared.trainer, prepared.sizes, wanted.weights)
             text.check(variables["params"])
-            encoder = encoder or build_weights.encoder(source.values, prepared.mesh, text)
-        about = {
-            "source": checkpoint.where,
-            "which": checkpoint.weights(wanted.weights),
-            "checksum": stored.digest(variables),
-        }
+            encoder = encoder or build_weights.encoder(prepared.source.values, prepared.mesh, text)
+        checksum = stored.digest(variables)
+        about = {"source": checkpoint.where, "checksum": checksum, **target.about}
         print(
-            f"weights  {checkpoint.where} ({about['which']}, checksum {about['checksum']})",
+            f"weights  {checkpoint.where} ({about['which']}, checksum {checksum})",
             flush=True,
         )
-        folder = wanted.output if len(source.found) == 1 else wanted.output / checkpoint.label
-        refused += with_weights(wanted, prepared, encoder, variables, about, folder)
+        refused += with_weights(wanted, prepared, encoder, variables, about, target.folder)
         del variables
-    if jax.process_index() == 0:
-        finish(wanted, len(source.found) > 1)
-    if refused:
-        cli.fail(f"--guardrail={wanted.guardrail}: not written: {', '.join(refused)}")
+    return refused
 
 
 def captions(job: Job) -> tuple[str, ...]:
@@ -285,6 +356,7 @@ def with_weights(
             place = outputs.sidecar(folder, job.request.name)
             if jax.process_index() == 0:
                 with cli.user_errors():
+                    outputs.remove(place)  # another run's, of the same name
                     try:
                         write(wanted, prepared, folder, job, result, about)
                     except guardrail.RefusedError as error:
@@ -319,9 +391,9 @@ def write(
         job.fps,
         request.combined,
     )
-    if wanted.reference:
-        outputs.write_as_reference(
-            folder, request.name, request.cameras, pixels, job.fps, request.combined
+    if request.form is not None:
+        files["reference"] = as_reference.write(
+            *(folder, request.name, request.cameras, pixels, made.control, job.fps, request.form)
         )
     said = {
         "fingerprint": fingerprint(prepared, job, weights["checksum"]),
@@ -360,7 +432,8 @@ def finish(wanted: Wanted, several: bool) -> None:
     status is 2 where it was asked for.
     """
     steps = [("cosmos_jax.gallery.page:write_gallery", "cosmos_jax.gallery", "")]
-    if several if wanted.metrics is None else wanted.metrics:
+    measured = several if wanted.metrics is None else wanted.metrics
+    if measured and not outputs.is_measured(wanted.output):
         steps.insert(
             0, ("cosmos_jax.sampling.metrics:measure", "cosmos_jax.evaluate", "--generated=")
         )

@@ -91,6 +91,7 @@ def request(fields: Fields, model: Model, flags: Mapping[str, Any]) -> Request:
         fps=rate,
         model_fps=RATE if several and model.reference else None,
         combined=combined,
+        form=("time" if combined else "views") if model.reference else None,
     )
 
 

@@ -9,8 +9,10 @@ Source of what `--compat=reference` changes: robotics_inference.py of the roboti
 """
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cosmos_jax.data import cameras as published
 from cosmos_jax.data import layouts
@@ -26,6 +28,10 @@ REFERENCE_CAPTION = (
     "The robot's movements are precise and coordinated."
 )
 """What the reference says of a camera without a caption."""
+REFERENCE_CONTROL = "control"
+"""The control folder that the reference takes before others."""
+REFERENCE_RATE = 10
+"""What the reference tells the network, whatever the rate of the files, unless `--fps` is given."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +66,7 @@ def requests(folder: Folder) -> list[Request]:
         ValueError: no folder, no files, a camera that the model does not know, a prompt that no
             view reads, or captions that cannot be read (all of them listed).
     """
-    model, config = folder.model, folder.model.config
+    model = folder.model
     settings = resolved(folder.settings, model)
     if not folder.root.is_dir():
         raise ValueError(f"{folder.root} is not a folder of clips")
@@ -81,7 +87,6 @@ def requests(folder: Folder) -> list[Request]:
         raise ValueError(f"seed={settings.seed}: sample i takes seed + i, below 2^32")
     negative = settings.negative_prompt
     spoken = [negative or ""] * len(cameras) if model.reference else None
-    rate = config.fps if folder.fps is None else folder.fps
     return [
         Request(
             name=name,
@@ -91,21 +96,33 @@ def requests(folder: Folder) -> list[Request]:
                     view_id,
                     text,
                     layout.control_video(camera, name) if layout.control else None,
-                    _video(layout, camera, name, model.reference),
+                    _video(layout, camera, cameras[0], name, model.reference),
                     settings.num_conditional_frames,
                 )
                 for (camera, view_id), text in zip(layout.cameras, words, strict=True)
             ),
             settings=dataclasses.replace(settings, seed=settings.seed + i),
             negative=_negative(model, cameras, negative, spoken) if settings.guidance else None,
-            fps=rate,
-            stride=config.stride if rate is None else None,
             size=folder.size,
-            fit="cover" if model.reference else None,
             pad=model.reference,
+            **ways(folder),
         )
         for i, (name, words) in enumerate(zip(names, texts, strict=True))
     ]
+
+
+def ways(folder: Folder) -> dict[str, Any]:
+    """Fields of a request: rate, resize, and the reference's files."""
+    config = folder.model.config
+    rate = config.fps if folder.fps is None else folder.fps
+    rates = {"fps": rate, "stride": config.stride if rate is None else None}
+    if not folder.model.reference:
+        return rates
+    if not folder.model.controlled:  # of which no published sampler reads folders
+        return rates | {"fit": "cover", "form": "time"}
+    # Every frame of the files, at whatever rate.
+    rates = {"stride": 1, "out_fps": folder.fps or REFERENCE_RATE}
+    return rates | {"fit": "cover_truncated", "form": "robotics"}
 
 
 def resolved(settings: SampleConfig, model: Model) -> SampleConfig:
@@ -122,13 +139,14 @@ def _negative(
     return tuple(spoken) if spoken is not None else model.negative(cameras, prompt)
 
 
-def _video(layout: Layout, camera: str, name: str, reference: bool) -> str | None:
-    """A view's true video. [TRAP] Where there is none the reference takes the control in its place,
-    so that the first given frame is a picture of edges."""
+def _video(layout: Layout, camera: str, first: str, name: str, reference: bool) -> str | None:
+    """A view's true video. [TRAP] Where the first camera has none the reference takes all views'
+    controls in their place, so that the first given frame is a picture of edges."""
     path = layout.video(camera, name)
-    if Path(path).is_file():
-        return path
-    return layout.control_video(camera, name) if reference and layout.control else None
+    if reference and layout.control:
+        there = Path(layout.video(first, name)).is_file()
+        return path if there else layout.control_video(camera, name)
+    return path if Path(path).is_file() else None
 
 
 def find_layout(folder: Folder) -> Layout:
@@ -143,6 +161,8 @@ def find_layout(folder: Folder) -> Layout:
         found = sorted(p.name for p in root.glob("control_input_*") if p.is_dir())
         found += ["control"] if (root / "control").is_dir() else []
         wanted = folder.control or model.config.control
+        if model.reference and folder.control is None and REFERENCE_CONTROL in found:
+            wanted = REFERENCE_CONTROL
         if folder.control is None and (wanted == "auto" or wanted not in found):
             if len(found) != 1:
                 raise ValueError(
@@ -179,11 +199,7 @@ def captions(folder: Folder, layout: Layout, name: str) -> tuple[str, ...]:
     kind = model.config.caption_kind
     there = [c for c in cameras if any((layout.root / k / c).is_dir() for k in WORDS)]
     if model.reference:
-        texts = [
-            folder.prompt
-            or (layouts.read_caption(layout, c, name, kind) if c in there else REFERENCE_CAPTION)
-            for c in cameras
-        ]
+        texts = [folder.prompt or reference_caption(layout, c, name) for c in cameras]
         return tuple(
             f"{published.prefix(c)} {text}" for c, text in zip(cameras, texts, strict=True)
         )
@@ -206,3 +222,27 @@ def captions(folder: Folder, layout: Layout, name: str) -> tuple[str, ...]:
         if folder.prompt is not None or c in there
     }
     return model.captions(cameras, texts_of)
+
+
+def reference_caption(layout: Layout, camera: str, name: str) -> str:
+    """What the reference says of a view: of captions/CAMERA/NAME.txt or .json, or the stock words.
+
+    Raises:
+        FileError: a file that cannot be read.
+    """
+    place = layout.root / "captions" / camera
+    text, held = place / f"{name}.txt", place / f"{name}.json"
+    try:
+        if text.is_file():
+            return text.read_text("utf-8").strip()
+        if not held.is_file():
+            return REFERENCE_CAPTION
+        content = json.loads(held.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise FileError(
+            str(text if text.is_file() else held), f"cannot be read: {error}"
+        ) from error
+    told = {"caption": REFERENCE_CAPTION, **content} if isinstance(content, dict) else {}
+    if not isinstance(told["caption"] if told else None, str):
+        raise FileError(str(held), 'holds no caption; expected {"caption": text}')
+    return told["caption"]

@@ -68,6 +68,7 @@ def requests(fields: Fields, model: Model, flags: Mapping[str, Any]) -> list[Req
             size=size,
             fit="cover",
             frames=None if model.reference or not frames else frames,
+            form="time" if model.reference else None,
         )
         for name, one in zip(found, views, strict=True)
     ]

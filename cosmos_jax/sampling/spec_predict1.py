@@ -86,6 +86,7 @@ def request(fields: Fields, model: Model, flags: Mapping[str, Any], name: str) -
         negative=model.negative(cameras, settings.negative_prompt) if settings.guidance else None,
         fps=model.config.fps if rate is None else rate,
         stride=model.config.stride if rate is None else None,
+        form="time" if model.reference else None,
     )
 
 
