@@ -71,7 +71,8 @@ def train(config: Any, workdir: Path) -> None:
         loop, sizes, encoder = parts.loop, parts.sizes, parts.encoder
         state, record, saver = run_parts.begin(parts)
         first = 0 if record is None else record.step
-        if first >= loop.steps:
+        evaluate = build.load("cosmos_jax.evaluations:Evaluations", "evaluations")(parts)
+        if first >= loop.steps and not evaluate.owed(record):
             print(f"nothing to do: step {first} of {loop.steps} is done", flush=True)
             return
         writer = metrics.MetricWriter(
@@ -89,7 +90,11 @@ def train(config: Any, workdir: Path) -> None:
 
     try:
         with saver, writer, profile or contextlib.nullcontext():
-            # ---- The first batch.
+            # ---- What an earlier start did not come to, and the first batch.
+            if owed := evaluate.owed(record):
+                evaluate(state, first, owed, saver, writer, watch)
+            if first >= loop.steps:
+                return
             batch, position = encoder(next(stream), loop.rows, loop.batch), stream.state()
             if first == 0 and (alarm := build.alarm(loop, parts.trainer, state, batch)):
                 cli.fail(alarm, cli.STOPPED)
@@ -126,8 +131,8 @@ def train(config: Any, workdir: Path) -> None:
                     cli.fail(told(step, loss, saver.latest_step()), cli.STOPPED)
                 saver.check()
 
-                # ---- Log, evaluate, save, sample.
-                last, leaving, scores = step == loop.steps, stop.asked(step), {}
+                # ---- Log, save, evaluate.
+                last, leaving = step == loop.steps, stop.asked(step)
                 if step % loop.log.every == 0 or last:
                     speed = metrics.speed(
                         watch.take(), step - since, tokens, flops, parts.mesh.size
@@ -135,21 +140,14 @@ def train(config: Any, workdir: Path) -> None:
                     since, tokens, flops = step, 0.0, 0.0
                     seen = {**stream.metrics(), **metrics.memory(), "unsound_steps": skipped.total}
                     writer.write(step, {**out, **speed, **hosts.spread(speed), **seen})
-                if parts.validation is not None and (step % loop.validation.every == 0 or last):
-                    with watch("evaluation"):
-                        scores = parts.validation(state)
-                        writer.write(step, scores)
                 if step % loop.checkpoint.every == 0 or last or leaving:
                     with watch("checkpoint"):
-                        saver.save(state, consumed["samples"], consumed, scores)
-                if parts.preview is not None and loop.preview.due(step, loop.steps):
-                    with watch("evaluation"):
-                        writer.videos(step, parts.preview(state, step))
-                if scores or last:
-                    build.report(workdir)
-                if leaving and not last:
+                        saver.save(state, consumed["samples"], consumed)
+                if leaving:
                     saver.wait()
                     cli.fail(f"stopped by SIGTERM; step {step} is saved", cli.PREEMPTED)
+                if last or evaluate.due(step):
+                    evaluate(state, step, evaluate.due(step), saver, writer, watch)
     except (checkpoints.SaveError, video.FileError, OSError) as error:
         cli.fail(error)
     finally:

@@ -477,7 +477,7 @@ def validation(
     return load("cosmos_jax.validation:make", "config.validation")(trainer, encoder, data, loop)
 
 
-def preview(values: Mapping[str, Any], *parts: Any) -> Callable[[TrainState, int], Path] | None:
+def preview(values: Mapping[str, Any], *parts: Any) -> Callable[[TrainState, Path], None] | None:
     """A function that samples videos (`preview.make`); None for a run without."""
     if not values["preview"]["clips"]:
         return None

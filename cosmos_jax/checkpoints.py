@@ -53,7 +53,7 @@ class Record:
         data: the data pipeline's own state, to check the restart against.
         model: description of the model; see `Checkpoints`.
         frozen: digest of the frozen parameters and the constants; "" where there are none.
-        metrics: those of the latest validation, if it was at this step.
+        metrics: those of the validation of this step, if there was one.
     """
 
     step: int
@@ -128,9 +128,7 @@ class Checkpoints:
         """Step of the newest complete checkpoint, or None."""
         return max(complete_steps(self._directory), default=None)
 
-    def save(
-        self, state: TrainState, samples: int, data: Any, metrics: Mapping[str, float] | None = None
-    ) -> None:
+    def save(self, state: TrainState, samples: int, data: Any) -> None:
         """Starts to save `state`, and returns when the arrays are copied from the devices.
 
         The caller may then donate them. A save still under way is waited for first. A step that is
@@ -140,7 +138,6 @@ class Checkpoints:
             state: the state after `state.step` steps.
             samples: see `Record`.
             data: see `Record`.
-            metrics: see `Record`.
 
         Raises:
             SaveError: this save, or the one before it, failed.
@@ -151,7 +148,7 @@ class Checkpoints:
             return
         try:
             still = self._save_frozen(state)
-            record = Record(step, samples, data, self._model, still, dict(metrics or {}))
+            record = Record(step, samples, data, self._model, still)
             items = {name: getattr(state, name) for name in MOVING}
             self._checkpointer.save(
                 self._directory / str(step),
@@ -162,6 +159,10 @@ class Checkpoints:
         except Exception as error:
             raise self._failed(step, error) from error
         self._saving = self._worker.submit(self._commit, step)
+
+    def score(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds the metrics of a step's validation to its record, where that step was saved."""
+        self._saving = self._worker.submit(self._note, self._saving, step, dict(metrics))
 
     def check(self) -> None:
         """Raises the error of a save that failed meanwhile; returns at once. For every step."""
@@ -241,6 +242,20 @@ class Checkpoints:
                     _discard(self._directory / str(old), self._directory / TRASH)
         except Exception as error:
             raise self._failed(step, error) from error
+
+    def _note(self, before: Any, step: int, metrics: dict[str, float]) -> None:
+        """In the background thread, which has made the save `before` complete, or failed to."""
+        if before is not None:
+            before.result()
+        path = self._directory / str(step) / "record" / "metadata"
+        if jax.process_index() == 0 and path.exists():
+            try:
+                held = json.loads(path.read_text("utf-8"))
+                draft = path.with_suffix(".draft")
+                draft.write_text(json.dumps({**held, "metrics": metrics}), "utf-8")
+                draft.replace(path)
+            except OSError as error:
+                raise self._failed(step, error) from error
 
     def _name_latest(self) -> None:
         latest = self.latest_step()

@@ -33,7 +33,7 @@ class Parts:
         encoder: of clips.
         programs: the step, compiled for each number of views.
         validation: a state to its metrics, or None.
-        preview: samples videos from a state, or None.
+        preview: samples videos from a state into a folder, or None.
         done: the step of the newest checkpoint; None for a run that has not begun.
     """
 
@@ -48,7 +48,7 @@ class Parts:
     encoder: Encoder
     programs: startup.Programs
     validation: Callable[[TrainState], dict[str, float]] | None
-    preview: Callable[[TrainState, int], Path] | None
+    preview: Callable[[TrainState, Path], None] | None
     done: int | None
 
 
@@ -67,6 +67,7 @@ def make(config: Any, workdir: Path) -> Parts:
     loop = build.loop(values, mesh)
     sizes = build.sizes(values, mesh, trainer)
     data = build.data(values, trainer, workdir / "synthetic")
+    build.load("cosmos_jax.evaluations:check", "evaluations")(loop, trainer, data)
     text = build_weights.text(values, mesh, sizes, data.train.config.root, data.captions)
     sizes = dataclasses.replace(sizes, text=text.shape)
     programs = startup.Programs(trainer, sizes, loop.batch, mesh)
@@ -78,7 +79,7 @@ def make(config: Any, workdir: Path) -> Parts:
     pixels = data.train.latents is None or loop.preview.clips > 0
     encoder = build_weights.encoder(values, mesh, text, pixels)
     validation = build.validation(loop, trainer, encoder, data)
-    preview = build.preview(values, mesh, trainer, encoder, data, workdir / "samples")
+    preview = build.preview(values, mesh, trainer, encoder, data)
     print(workdirs.summary(values, mesh, data, sizes, text.description), flush=True)
     given = (values, workdir, mesh, trainer, loop, sizes, data, text, encoder, programs)
     return Parts(*given, validation, preview, done)

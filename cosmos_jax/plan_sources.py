@@ -8,10 +8,8 @@ from typing import Any
 
 import jax
 
-from cosmos_jax import build, build_text, build_weights, preview, validation
+from cosmos_jax import build, build_text, build_weights, evaluations
 from cosmos_jax.data.layouts import DataConfig
-from cosmos_jax.data.pipeline import DataSet
-from cosmos_jax.loop import Loop
 from cosmos_jax.plan_system import System
 
 HUB, TFDS = "hf://", "tfds://"
@@ -53,7 +51,7 @@ def data(planned: System) -> Data:
         about = f"{config.root} is not there: not scanned; cameras by {source}: {cameras}"
         return Data(about, _views(config, cameras), None, text)
     found = build.data(values, planned.trainer, Path(config.root))
-    _check_held_out(planned.loop, found)
+    evaluations.check(planned.loop, planned.trainer, found)
     about = (
         f"{config.root}: {len(found.train)} clips of {len(found.train.episodes)} episodes to train "
         f"on, {len(found.validation)} of {len(found.validation.episodes)} held out, "
@@ -66,16 +64,6 @@ def data(planned: System) -> Data:
     if cache is None:
         return Data(about, found.train.view_counts, None, text)
     return Data(about, found.train.view_counts, cache.shape, cache.description)
-
-
-def _check_held_out(loop: Loop, found: DataSet) -> None:
-    """Raises a ValueError where a run could not validate or sample its held-out clips."""
-    if loop.validation.every:
-        cameras = [camera for camera, _ in found.validation.cameras]
-        validation.check_best(loop.checkpoint.best, loop.validation, cameras)
-        validation.check_clips(found, loop.validation)
-    if loop.preview.clips:
-        preview.check_count(found, loop.preview.clips)
 
 
 def _cameras(planned: System, config: DataConfig) -> tuple[int, str]:

@@ -32,9 +32,8 @@ def make(
     trainer: Trainer,
     encoder: Encoder,
     data: pipeline.DataSet,
-    folder: Path,
-) -> Callable[[TrainState, int], Path]:
-    """A function (state, step) that samples held-out clips and returns the videos' folder.
+) -> Callable[[TrainState, Path], None]:
+    """A function (state, folder) that samples held-out clips, and writes their videos there.
 
     Raises:
         ValueError: settings that do not fit the model or the data.
@@ -48,8 +47,8 @@ def make(
     cameras = [camera for camera, _ in data.validation.cameras]
     rows = range(config.clips)
 
-    def sample(state: TrainState, step: int) -> Path:
-        batch, place = encoder(clips, rows, len(rows)), folder / f"step_{step:06d}"
+    def sample(state: TrainState, folder: Path) -> None:
+        batch = encoder(clips, rows, len(rows))
         for which in config.weights:
             variables = sampling_variables(state, which)
             sampled = {
@@ -57,10 +56,9 @@ def make(
                 for title, how in combinations.items()
             }
             if jax.process_index() == 0:
-                write_compared(place, which, cameras, shown, sampled)
+                write_compared(folder, which, cameras, shown, sampled)
         if jax.process_index() == 0:
-            write_last(place, cameras, shown, sampled)
-        return place
+            write_last(folder, cameras, shown, sampled)
 
     return sample
 

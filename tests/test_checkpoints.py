@@ -116,8 +116,9 @@ def test_the_best_stays(tmp_path):
     scores = {1: float("nan"), 2: 1.0, 3: None, 4: 1.0, 5: 2.0, 6: None, 7: None}
     with checkpoints.Checkpoints(tmp_path, MODEL, keep_last=2, best="val/loss") as writer:
         for step, score in scores.items():
-            metrics = {} if score is None else {"val/loss": score}
-            writer.save(make_state(step), step, None, metrics)
+            writer.save(make_state(step), step, None)
+            if score is not None:
+                writer.score(step, {"val/loss": score})
     assert checkpoints.complete_steps(tmp_path) == [2, 6, 7]
     assert checkpoints.best_step(tmp_path, "val/loss") == 2
     assert checkpoints.best_step(tmp_path, "val/other") is None

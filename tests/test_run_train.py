@@ -1,5 +1,6 @@
 """`run_train.py` as its users run it: trains, goes on where it stopped, refuses bad input."""
 
+import json
 import os
 import random
 import shutil
@@ -111,6 +112,21 @@ def test_a_finished_run_has_nothing_to_do():
     assert tree(commands.trained()) == before
 
 
+def test_what_a_killed_run_did_not_come_to_is_made_up_for(tmp_path):
+    workdir = copy_of(commands.trained(), tmp_path)
+    before, held = tree(workdir), checkpoints.read_record(workdir / "checkpoints" / "4").metrics
+    assert held["val/loss"] == commands.metrics(workdir)[4]["val/loss"]
+    shutil.rmtree(workdir / "samples")
+    (workdir / "samples" / ".step_000004.draft").mkdir(parents=True)  # killed while sampling
+    path = workdir / "checkpoints" / "4" / "record" / "metadata"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": {}}))
+    arguments = [*commands.demo(), f"--workdir={workdir}"]
+    assert "going on from step 4" in commands.run("run_train.py", *arguments).out
+    assert set(tree(workdir)) == set(before)
+    assert checkpoints.read_record(path.parents[1]).metrics == held
+    assert "nothing to do" in commands.run("run_train.py", *arguments).out
+
+
 # ---- Going on.
 
 
@@ -165,7 +181,8 @@ def kill_when(workdir, ready, delay):
 def test_a_run_that_is_told_to_stop_saves_and_goes_on(tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(commands.trained() / "synthetic", workdir / "synthetic")
-    arguments = [*commands.demo(checkpoint__every=4, preview__clips=0), f"--workdir={workdir}"]
+    changes = dict(checkpoint__every=4, preview__clips=0, validation__every=1)
+    arguments = [*commands.demo(**changes), f"--workdir={workdir}"]
     command = commands.Command("run_train.py", *arguments)
     while "step 1/4" not in command.out:
         assert command.running, command.out + command.err
@@ -175,8 +192,17 @@ def test_a_run_that_is_told_to_stop_saves_and_goes_on(tmp_path):
     (saved,) = checkpoints.complete_steps(workdir / "checkpoints")
     assert 1 <= saved < 4
     assert command.err == f"run_train.py: error: stopped by SIGTERM; step {saved} is saved\n"
+    # It did not stay to validate that step, which the next start makes up for.
+    assert checkpoints.read_record(workdir / "checkpoints" / str(saved)).metrics == {}
+    assert "val/loss" not in commands.metrics(workdir)[saved]
     commands.run("run_train.py", *arguments)
     assert commands.losses(workdir) == commands.losses(commands.trained())
+    scores = [
+        {s: row["val/loss"] for s, row in commands.metrics(folder).items() if "val/loss" in row}
+        for folder in (workdir, commands.trained())
+    ]
+    assert list(scores[0]) == [0, 1, 2, 3, 4]
+    assert {step: scores[0][step] for step in (0, 2, 4)} == scores[1]
     assert not (workdir / "samples").exists()  # preview.clips=0
     assert (workdir / "report.html").is_file()
 
