@@ -50,11 +50,19 @@ def pytest_configure(config: pytest.Config) -> None:
 flags.FLAGS.mark_as_parsed()
 
 
+LONGEST = (
+    *("test_train", "test_run_train", "test_experiments", "test_hosts", "test_run_sample"),
+    *("test_dit", "test_latents", "test_bench", "test_text_cache", "test_kills"),
+)
+"""Workers take file after file. Of two workers one would be idle for minutes if these came last."""
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselects the tests that need torch, or a browser, where there is none."""
+    """Deselects the tests that need torch, or a browser, where there is none; sorts the rest."""
     there = {"torch": importlib.util.find_spec("torch"), "browser": browser.find()}
     lacking = [mark for mark, found in there.items() if found is None]
     absent = [item for item in items if any(map(item.get_closest_marker, lacking))]
     if absent:
         config.hook.pytest_deselected(items=absent)
         items[:] = [item for item in items if item not in absent]
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else 99)
