@@ -9,6 +9,7 @@ import pytest
 
 from cosmos_jax import sharding
 from cosmos_jax.models import attention, view_attention
+from cosmos_jax.models import cudnn as kernels
 
 pytestmark = pytest.mark.core
 
@@ -53,7 +54,7 @@ def test_attention_to_two_parts_of_the_keys_joins_to_attention_to_all():
         lse = np.log(np.exp(scores[:, keys]).sum(-1))
         return jnp.asarray(y)[None, :, None], jnp.asarray(lse)[None, None]
 
-    joined, lse = attention.join(*part(slice(3)), *part(slice(3, None)))
+    joined, lse = kernels.join(*part(slice(3)), *part(slice(3, None)))
     close(joined[0, :, 0], plain(q, k, v))
     close(lse[0, 0], np.log(np.exp(scores).sum(-1)))
 
@@ -97,8 +98,8 @@ def test_many_keys_get_their_gradients(monkeypatch, keys, parts, by_head):
 
     monkeypatch.setattr(cudnn, "dot_product_attention", counted)
     monkeypatch.setattr(cudnn, "_dot_product_attention_bwd_rule", counted_back)
-    monkeypatch.setattr(attention, "CUDNN_TILE", 4)
-    ours, pull_ours = jax.vjp(lambda *qkv: attention._cudnn_many_keys(*qkv, by_head), q, k, v)
+    monkeypatch.setattr(kernels, "TILE", 4)
+    ours, pull_ours = jax.vjp(lambda *qkv: kernels._many_keys(*qkv, by_head), q, k, v)
     close(ours, wanted)
     for grad, right in zip(pull_ours(dy), pull(dy), strict=True):
         close(grad, right)
@@ -115,7 +116,7 @@ def test_what_is_kept_of_the_two_parts_spares_their_kernels(
 
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
-    monkeypatch.setattr(attention, "MANY_KEYS", 256)
+    monkeypatch.setattr(kernels, "MANY_KEYS", 256)
     q = jnp.zeros((1, 300, 2, 64), jnp.bfloat16)
     attend = functools.partial(attention.kernel, backend=backend)
     block = jax.checkpoint(attend, policy=attention.REMAT[remat])

@@ -14,7 +14,8 @@ from flax import traverse_util
 from converters.parity_checks import networks
 from converters.parity_checks.golden import Golden, Options
 from cosmos_jax import sharding
-from cosmos_jax.models import attention, layers, rope
+from cosmos_jax.models import cudnn as kernels
+from cosmos_jax.models import layers, rope
 from cosmos_jax.models.dit import DiT, DiTConfig
 from cosmos_jax.pretrained import control_from_trunk
 
@@ -346,14 +347,14 @@ def test_deterministic_kernels_are_all_numbered(monkeypatch):
 
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda _: True)
-    monkeypatch.setattr(attention, "CUDNN_TILE", 4)
-    monkeypatch.setattr(attention, "MANY_KEYS", 7)  # self-attention has 8, the text 5
+    monkeypatch.setattr(kernels, "TILE", 4)
+    monkeypatch.setattr(kernels, "MANY_KEYS", 7)  # self-attention has 8, the text 5
     changes = dict(attention="cudnn_by_head", text_attention="cudnn_by_head", dtype="bfloat16")
     config = dataclasses.replace(CROSS, **changes, width=32, text_features=6)
-    kernels = [e for e in equations(gradient_jaxpr(config)) if "bwd_wrapper" in e.primitive.name]
+    calls = [e for e in equations(gradient_jaxpr(config)) if "bwd_wrapper" in e.primitive.name]
     # To itself head by head, to the neighbours, to the text; in the trunk and the control branch.
-    assert len(kernels) == 2 * (config.heads + 2)
-    assert len({kernel.params["seed"] for kernel in kernels}) == len(kernels)
+    assert len(calls) == 2 * (config.heads + 2)
+    assert len({call.params["seed"] for call in calls}) == len(calls)
 
 
 # Placement on a mesh.

@@ -11,14 +11,12 @@ Where heads do not divide, keys and values are gathered instead.
 
 import functools
 import importlib
-import itertools
 from collections.abc import Callable
 from typing import Any
 
 import einops
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
@@ -83,8 +81,6 @@ with the block's input in host memory; nothing."""
 
 
 BACKENDS = ("xla", "cudnn", "cudnn_by_head", "fa3")
-CUDNN_TILE = 128  # cuDNN's forward is 7 % slower where the number of keys is no multiple of it
-MANY_KEYS = 32 * CUDNN_TILE  # where that, and what the backward kernel holds, begins to matter
 
 COMPILER_OPTIONS: dict[str, Any] = {"xla_gpu_enable_dynamic_slice_fusion": False}
 """For programs that differentiate "fa3": XLA would run its forward kernel a second time, in order
@@ -112,104 +108,12 @@ def kernel(
     """
     if backend == "fa3" and lengths is None:
         return importlib.import_module("dew_flash_attn").flash_mha(q, k, v)
-    by_head, many = backend == "cudnn_by_head", k.shape[1] > MANY_KEYS and lengths is None
-    if many and (by_head or (backend == "cudnn" and k.shape[1] % CUDNN_TILE)):
-        return _cudnn_many_keys(q, k, v, by_head)
-    if by_head:
-        return _cudnn_numbered(q, k, v, lengths)
-    implementation: Any = "xla" if backend == "xla" else "cudnn"
-    return jax.nn.dot_product_attention(
-        q, k, v, key_value_seq_lengths=lengths, implementation=implementation
-    )
-
-
-def join(
-    y: Float[Array, "b l n k"],
-    lse: Float[Array, "b n l"],
-    rest: Float[Array, "b l n k"],
-    rest_lse: Float[Array, "b n l"],
-) -> tuple[Float[Array, "b l n k"], Float[Array, "b n l"]]:
-    """Attention to all keys from the attention to two parts of them, and its log-sum-exp.
-
-    Args:
-        y: result of the first part.
-        lse: its log-sum-exp, float32.
-        rest: result of the second part.
-        rest_lse: its log-sum-exp, float32.
-    """
-    share = jnp.swapaxes(jax.nn.sigmoid(lse - rest_lse), 1, 2)[..., None]
-    return (y * share + rest * (1 - share)).astype(y.dtype), jnp.logaddexp(lse, rest_lse)
-
-
-def _cudnn() -> Any:
-    """What jax.nn calls: it rounds the log-sum-exp to bfloat16, too coarse for weights."""
-    return importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")
-
-
-NUMBERS = itertools.count()
-"""For the seed of cuDNN's dropout, which is off: no two calls in a program are alike.
-
-Told to give the same bits every time, XLA (of jaxlib 0.11) marks the first of several backward
-calls that are alike, and does not find the kernel of the others when the program runs.
-"""
-
-
-def _cudnn_numbered(q: Array, k: Array, v: Array, lengths: Array | None) -> Array:
-    """What jax.nn calls, with a number."""
-    cudnn, padded = _cudnn(), {}
-    if lengths is not None:
-        whole = jnp.full(q.shape[0], q.shape[1], jnp.int32)
-        padded = {"q_seqlen": whole, "kv_seqlen": lengths, "mask_type": cudnn.MaskType.PADDING}
-    how = {"scale": q.shape[-1] ** -0.5, "seed": next(NUMBERS)}
-    return cudnn.dot_product_attention(q, k, v, **padded, **how)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _cudnn_many_keys(q: Array, k: Array, v: Array, by_head: bool) -> Array:
-    """The keys past the last full tile are attended to apart."""
-    return _cudnn_forward(q, k, v, by_head)[0]
-
-
-def _cudnn_forward(q: Array, k: Array, v: Array, by_head: bool) -> tuple[Array, Any]:
-    attend = functools.partial(
-        _cudnn().dot_product_attention, q, scale=q.shape[-1] ** -0.5, return_residual=True
-    )
-    full = k.shape[1] // CUDNN_TILE * CUDNN_TILE
-    parts = [attend(k[:, :full], v[:, :full])]
-    if full < k.shape[1]:
-        parts = [join(*parts[0], *attend(k[:, full:], v[:, full:]))]
-    y, lse = (checkpoint_name(x, "attention") for x in parts[0])
-    return y, (q, k, v, y, lse)
-
-
-def _cudnn_backward(by_head: bool, kept: Any, dy: Array) -> Any:
-    """For all keys at once, at which the backward kernel is no slower.
-
-    Where XLA asks for the same bits every time, cuDNN holds a float32 gradient of the queries for
-    every 256 keys: 115 GiB for 62,400 tokens and 16 heads. `by_head` holds that of one head.
-    """
-    q, k, v, y, lse = kept
-    cudnn, unused = _cudnn(), [jnp.zeros(0, q.dtype)] * 7  # bias, lengths, offsets, pages
-    mask, layout, scale = (
-        cudnn.MaskType.NO_MASK,
-        cudnn.AttentionLayout.BTNH.value,
-        q.shape[-1] ** -0.5,
-    )
-
-    def gradients(heads: slice) -> tuple[Array, ...]:
-        number = next(NUMBERS) if by_head else 0
-        how = (scale, number, 0.0, (False, False), mask, layout, None, None, False)
-        q_, k_, v_, y_, dy_ = (x[:, :, heads] for x in (q, k, v, y, dy))
-        kept = (q_, k_, v_, *unused, lse[:, heads], y_)
-        return cudnn._dot_product_attention_bwd_rule(*how, kept, dy_)[:3]
-
-    if not by_head:
-        return gradients(slice(None))
-    heads = [gradients(slice(n, n + 1)) for n in range(q.shape[2])]
-    return tuple(jnp.concatenate(parts, axis=2) for parts in zip(*heads, strict=True))
-
-
-_cudnn_many_keys.defvjp(_cudnn_forward, _cudnn_backward)
+    if backend == "xla":
+        return jax.nn.dot_product_attention(
+            q, k, v, key_value_seq_lengths=lengths, implementation="xla"
+        )
+    attend = importlib.import_module("cosmos_jax.models.cudnn").attend
+    return attend(q, k, v, lengths, backend == "cudnn_by_head")
 
 
 def on_shards(local: Callable[..., Array], arrays: tuple, axes: tuple[str, ...]) -> Array:
