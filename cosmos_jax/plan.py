@@ -197,7 +197,7 @@ def expected_speed(planned: System, views: int, tflops: float | None) -> Speed:
     network, shape = planned.sizes.network, planned.mesh.shape
     only = plan_memory.control_only(planned.sizes.state)
     tokens, share = planned.sizes.tokens(views), shape["context"]
-    row = plan_measured.closest(only, planned.kernel, tokens, share)
+    row = plan_measured.closest(only, planned.kernel, tokens, share, network.width)
     clip, seconds = plan_measured.ENCODE
     encode_tflops = flops_vae.encode(WanVAE(), clip).forward / seconds / 1e12
     if tflops is not None:

@@ -10,6 +10,7 @@ DEVICE = "NVIDIA H200"
 DEVICE_GIB = 139.0  # of its memory, what a program can have
 SMALL, LARGE = (5, (480, 832), 62_400), (7, (704, 1280), 197_120)  # views, size, tokens
 WAYMO = (5, (480, 848), 63_600)  # of 57 frames
+PREDICT1 = "predict1_av_multiview_waymo"
 ENCODE = ((29, 480, 832), 0.158)  # frames, rows, columns of one view, and seconds of its VAE
 
 
@@ -46,6 +47,11 @@ class Row:
     recipe: str = "transfer25_robotics_edge"
 
     @property
+    def width(self) -> int:
+        """Of the network."""
+        return 4096 if self.recipe == PREDICT1 else 2048
+
+    @property
     def cards(self) -> int:
         """Number of devices."""
         return math.prod(self.mesh)
@@ -61,7 +67,7 @@ ROWS = (
     Row(ALL, SMALL, "fa3", 22.0, 470, mesh=(1, 1, 4)),
     Row(ALL, SMALL, "cudnn", 20.2, 426, mesh=(1, 1, 4), source="compiler"),
     Row(ALL, LARGE, "fa3", 34.6, 507, mesh=(1, 1, 4)),
-    Row(ALL, WAYMO, "fa3", 98.7, 498, mesh=(1, 1, 2), recipe="predict1_av_multiview_waymo"),
+    Row(ALL, WAYMO, "fa3", 98.7, 498, mesh=(1, 1, 2), recipe=PREDICT1),
     Row(ALL, SMALL, "cudnn", 39.5, mesh=(1, 1, 2), source="before"),
     Row(CONTROL, SMALL, "cudnn", 17.9, mesh=(1, 1, 2), source="before"),
     Row(ALL, SMALL, "cudnn", 52.8, mesh=(1, 2, 1), batch=2, source="before"),
@@ -73,19 +79,21 @@ ROWS = (
 )
 
 
-def closest(control_only: bool, attention: str, tokens: int, cards: int) -> Row:
+def closest(control_only: bool, attention: str, tokens: int, cards: int, width: int) -> Row:
     """The timed row most like a step: of its attention and of what it trains, if there is one, then
-    of the nearest number of tokens and of devices that share a sample.
+    of the nearest size.
 
     Args:
         control_only: no parameter of the trunk is trained.
         attention: backend.
         tokens: of a sample.
         cards: devices that share a sample.
+        width: of the network.
     """
 
     def distance(row: Row) -> tuple[bool, bool, float]:
-        far = abs(math.log(row.clip[2] / tokens)) + abs(math.log(row.cards / cards))
+        pairs = (row.clip[2], tokens), (row.cards, cards), (row.width, width)
+        far = sum(abs(math.log(measured / asked)) for measured, asked in pairs)
         return row.attention != attention, (row.trainable == CONTROL) != control_only, far
 
     return min((row for row in ROWS if row.tflops), key=distance)

@@ -92,12 +92,14 @@ def test_the_rows_are_those_of_the_documentation():
 
 @pytest.mark.core
 def test_the_closest_row_is_of_the_same_kind_first():
-    assert plan_measured.closest(False, "cudnn", 62_400, 1).tflops == 466
-    assert plan_measured.closest(True, "fa3", 200_000, 1).tflops == 519
-    assert plan_measured.closest(False, "fa3", 200_000, 1).tflops == 512
-    assert plan_measured.closest(False, "fa3", 200_000, 8).tflops == 507
-    assert plan_measured.closest(False, "fa3", 60_000, 8).tflops == 470
-    assert plan_measured.closest(True, "xla", 60_000, 1).trainable == CONTROL
+    assert plan_measured.closest(False, "cudnn", 62_400, 1, 2048).tflops == 466
+    assert plan_measured.closest(True, "fa3", 200_000, 1, 2048).tflops == 519
+    assert plan_measured.closest(False, "fa3", 200_000, 1, 2048).tflops == 512
+    assert plan_measured.closest(False, "fa3", 200_000, 8, 2048).tflops == 507
+    assert plan_measured.closest(False, "fa3", 60_000, 8, 2048).tflops == 470
+    assert plan_measured.closest(True, "xla", 60_000, 1, 2048).trainable == CONTROL
+    assert plan_measured.closest(False, "fa3", 62_400, 2, 2048).width == 2048
+    assert plan_measured.closest(False, "fa3", 62_400, 8, 4096).tflops == 498
 
 
 @pytest.mark.core
