@@ -80,8 +80,8 @@ ROWS = (
 
 
 def closest(control_only: bool, attention: str, tokens: int, cards: int, width: int) -> Row:
-    """The timed row most like a step: of its attention and of what it trains, if there is one, then
-    of the nearest size.
+    """The timed row most like a step: of its attention, of what it trains and of its width, if there
+    is one, then of the nearest number of tokens and of devices that share a sample.
 
     Args:
         control_only: no parameter of the trunk is trained.
@@ -91,9 +91,9 @@ def closest(control_only: bool, attention: str, tokens: int, cards: int, width: 
         width: of the network.
     """
 
-    def distance(row: Row) -> tuple[bool, bool, float]:
-        pairs = (row.clip[2], tokens), (row.cards, cards), (row.width, width)
-        far = sum(abs(math.log(measured / asked)) for measured, asked in pairs)
-        return row.attention != attention, (row.trainable == CONTROL) != control_only, far
+    def distance(row: Row) -> tuple[bool, bool, bool, float]:
+        far = abs(math.log(row.clip[2] / tokens)) + abs(math.log(row.cards / cards))
+        other_part = (row.trainable == CONTROL) != control_only
+        return row.attention != attention, other_part, row.width != width, far
 
     return min((row for row in ROWS if row.tflops), key=distance)
