@@ -80,8 +80,8 @@ ROWS = (
 
 
 def closest(control_only: bool, attention: str, tokens: int, cards: int, width: int) -> Row:
-    """The timed row most like a step: of its attention, of what it trains and of its width, if there
-    is one, then of the nearest number of tokens and of devices that share a sample.
+    """The timed row most like a step: of its attention, what it trains and its width, if there is
+    one, then of the nearest number of tokens and of devices that share a sample.
 
     Args:
         control_only: no parameter of the trunk is trained.
