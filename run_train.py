@@ -31,7 +31,6 @@ PLANNED = (
     flags.DEFINE_float("plan_memory_gib", None, "Memory of each; an H200's.", lower_bound=1e-9),
     flags.DEFINE_float("plan_tflops", None, "Model TFLOP/s of each; measured.", lower_bound=1e-9),
 )
-EXACT_KERNELS = "--xla_gpu_deterministic_ops=true"
 
 
 def main(argv: list[str]) -> None:
@@ -47,7 +46,7 @@ def main(argv: list[str]) -> None:
     if DETERMINISTIC.value:  # read when jax starts
         if config.attention == "fa3":
             cli.fail("--deterministic: FlashAttention-3 is not; take --config.attention=cudnn")
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {EXACT_KERNELS}"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {cli.EXACT_KERNELS}"
     with contextlib.ExitStack() as stack:
         with cli.user_errors():
             workdir = cli.job_folder(WORKDIR, config)
@@ -72,7 +71,8 @@ def train(config: Any, workdir: Path) -> None:
         state, record, saver = run_parts.begin(parts)
         first = 0 if record is None else record.step
         evaluate = build.load("cosmos_jax.evaluations:Evaluations", "evaluations")(parts)
-        if first >= loop.steps and not evaluate.owed(record):
+        owed = evaluate.owed(record)
+        if first >= loop.steps and not owed:
             print(f"nothing to do: step {first} of {loop.steps} is done", flush=True)
             return
         writer = metrics.MetricWriter(
@@ -91,7 +91,7 @@ def train(config: Any, workdir: Path) -> None:
     try:
         with saver, writer, profile or contextlib.nullcontext():
             # ---- What an earlier start did not come to, and the first batch.
-            if owed := evaluate.owed(record):
+            if owed:
                 evaluate(state, first, owed, saver, writer, watch)
             if first >= loop.steps:
                 return
@@ -146,8 +146,7 @@ def train(config: Any, workdir: Path) -> None:
                 if leaving:
                     saver.wait()
                     cli.fail(f"stopped by SIGTERM; step {step} is saved", cli.PREEMPTED)
-                if last or evaluate.due(step):
-                    evaluate(state, step, evaluate.due(step), saver, writer, watch)
+                evaluate(state, step, evaluate.due(step), saver, writer, watch)
     except (checkpoints.SaveError, video.FileError, OSError) as error:
         cli.fail(error)
     finally:

@@ -165,7 +165,7 @@ def attention_backend(name: str, dtype: str) -> str:
             "config.attention='fa3' needs FlashAttention-3: pip install dew-flash-attn-cu13, "
             "or set auto"
         )
-    exact = "--xla_gpu_deterministic_ops=true" in os.environ.get("XLA_FLAGS", "").split()
+    exact = cli.EXACT_KERNELS in os.environ.get("XLA_FLAGS", "").split()
     return "cudnn_by_head" if name == "cudnn" and exact else name
 
 

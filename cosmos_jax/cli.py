@@ -21,6 +21,7 @@ MOVED = {"log.project": "job.project"}  # settings of earlier versions, without 
 BAD_INPUT = 2
 STOPPED = 3
 PREEMPTED = 4
+EXACT_KERNELS = "--xla_gpu_deterministic_ops=true"  # what run_train.py --deterministic tells XLA
 
 
 def fail(error: object, status: int = BAD_INPUT) -> NoReturn:
